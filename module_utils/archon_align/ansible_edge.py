@@ -1,0 +1,72 @@
+"""The one file that knows Ansible: shared options, and core errors turned into fail_json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from .errors import AlignError
+
+PHASE_OPTIONS: dict[str, dict[str, Any]] = {
+    "run_id": {"type": "str", "required": True},
+    "artifacts_dir": {"type": "path", "required": True},
+    "prod_dsn": {"type": "str", "required": True, "no_log": True},
+    "dev_dsn": {"type": "str", "required": True, "no_log": True},
+    "schema_names": {"type": "list", "elements": "str", "default": ["public"]},
+    "protected_tables": {"type": "list", "elements": "str", "default": []},
+    "connect_timeout": {"type": "float", "default": 10.0},
+    "statement_timeout": {"type": "float", "default": 300.0},
+}
+
+
+def context_of(module: AnsibleModule, phase: str) -> Any:
+    """The core's Context from a module's shared options. Protected tables can only be added to."""
+    from .context import PROTECTED_TABLES, Context, Run
+    from .database.target import Target
+
+    options = module.params
+    run = Run(options["run_id"], Path(options["artifacts_dir"]))
+    if run.check != module.check_mode:
+        raise AlignError(
+            "The run was started in another mode.",
+            object_name=f"run {run.id}",
+            expected=f"check mode {run.check}",
+            found=f"check mode {module.check_mode}",
+            remedy="Do not set check_mode on single tasks; use --check for the whole run.",
+            code="mode_mismatch",
+        )
+    return Context(
+        run=run,
+        prod=Target("PROD", options["prod_dsn"]),
+        dev=Target("DEV", options["dev_dsn"]),
+        phase=phase,
+        schemas=tuple(options["schema_names"]),
+        protected_names=tuple(dict.fromkeys((*PROTECTED_TABLES, *options["protected_tables"]))),
+        connect_timeout=options["connect_timeout"],
+        statement_timeout=options["statement_timeout"],
+    )
+
+
+def require_libraries(module: AnsibleModule, missing: ImportError | None) -> None:
+    """Fail with the name of the missing Python package instead of a traceback."""
+    if missing is not None:
+        module.fail_json(
+            msg=missing_required_lib(
+                (missing.name or str(missing)).split(".")[0],
+                reason="on the host that runs this module (see requirements/runtime.txt)",
+            )
+        )
+
+
+def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
+    """Run `work` and exit with its result; an AlignError becomes a failure that says what to do."""
+    try:
+        result = work()
+    except AlignError as error:
+        module.fail_json(msg=str(error), error=error.as_dict(), **getattr(error, "partial_result", {}))
+    if result.pop("failed_because", None):
+        module.fail_json(msg=result.pop("msg"), **result)
+    module.exit_json(**result)

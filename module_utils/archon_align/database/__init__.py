@@ -1,0 +1,1 @@
+"""Connections, identifiers, the execution gate and the transaction protocol."""

@@ -1,0 +1,142 @@
+"""The execution gate: the last look at every statement before it reaches a server.
+
+It parses with PostgreSQL's own grammar (pglast). Two rules, both independent of what any planner thinks:
+a read-only session executes nothing that could change anything (the server's read-only setting alone can be overridden
+and lets REINDEX or ANALYZE through), and no session executes what could delete, truncate, rewrite, drop or narrow
+a protected table's rows and columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from pglast import ast, parse_sql
+from pglast.enums import AlterTableType, DropBehavior, ObjectType
+from pglast.parser import ParseError
+
+from ..errors import GateRefused
+
+_PLACEHOLDER = re.compile(r"%(?:\([^)]*\))?[sbt]")
+_READ_ONLY = (ast.SelectStmt, ast.VariableSetStmt, ast.VariableShowStmt, ast.TransactionStmt)
+_NARROWING = {
+    AlterTableType.AT_DropColumn: "drops a column",
+    AlterTableType.AT_SetExpression: "replaces a column's values",
+    AlterTableType.AT_AddInherit: "changes inheritance",
+    AlterTableType.AT_AttachPartition: "changes partitioning",
+    AlterTableType.AT_DetachPartition: "detaches rows",
+    AlterTableType.AT_DisableTrigAll: "disables triggers",
+}
+
+
+@lru_cache(maxsize=4096)
+def _parse(statement: str) -> tuple[ast.Node, ...]:
+    return tuple(raw.stmt for raw in parse_sql(statement) if raw.stmt is not None)
+
+
+def _nodes(node: Any) -> Iterator[ast.Node]:
+    """Every node below and including `node`."""
+    if isinstance(node, ast.Node):
+        yield node
+        for name in node:
+            yield from _nodes(getattr(node, name))
+    elif isinstance(node, (tuple, list)):
+        for item in node:
+            yield from _nodes(item)
+
+
+def _refuse(statement: str, reason: str, found: str) -> GateRefused:
+    return GateRefused(
+        "The execution gate refused a statement; nothing of it was executed.",
+        object_name=found,
+        expected=reason,
+        found=statement if len(statement) <= 300 else statement[:300] + " …",
+        code="gate_refused",
+        remedy="This is a defect in a planner or a misuse of the API; report it with this message.",
+    )
+
+
+def _reads_only(node: ast.Node) -> bool:
+    if isinstance(node, ast.ExplainStmt):
+        analyze = any(option.defname == "analyze" for option in node.options or ())
+        return not analyze and node.query is not None and _reads_only(node.query)
+    if not isinstance(node, _READ_ONLY):
+        return False
+    for inner in _nodes(node):
+        if isinstance(
+            inner, (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.IntoClause, ast.LockingClause)
+        ):
+            return False
+    return True
+
+
+def _names(relation: ast.RangeVar | None, protected: frozenset[tuple[str, str]]) -> bool:
+    if relation is None:
+        return False
+    # An unqualified name is taken to mean a protected table of any schema: refusing too much is the safe side.
+    if relation.schemaname is None:
+        return any(relation.relname == name for _, name in protected)
+    return (relation.schemaname, relation.relname) in protected
+
+
+def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: bool) -> str | None:
+    """What a statement node would do to a protected table, or None."""
+    if isinstance(node, (ast.DeleteStmt, ast.UpdateStmt, ast.MergeStmt)) and _names(node.relation, protected):
+        return "deletes or rewrites protected rows"
+    if isinstance(node, ast.TruncateStmt):
+        if node.behavior == DropBehavior.DROP_CASCADE or any(
+            _names(relation, protected) for relation in node.relations or ()
+        ):
+            return "truncates a protected table"
+    elif isinstance(node, (ast.DropStmt, ast.DropOwnedStmt)):
+        if node.behavior == DropBehavior.DROP_CASCADE:
+            return "drops with CASCADE, which could reach a protected table"
+        if isinstance(node, ast.DropStmt) and node.removeType == ObjectType.OBJECT_TABLE:
+            for names in node.objects or ():
+                parts = [part.sval for part in names]
+                if _names(ast.RangeVar(schemaname=parts[-2] if len(parts) > 1 else None, relname=parts[-1]), protected):
+                    return "drops a protected table"
+    elif isinstance(node, (ast.RenameStmt, ast.AlterObjectSchemaStmt)):
+        harmless = isinstance(node, ast.RenameStmt) and node.renameType in (
+            ObjectType.OBJECT_TABCONSTRAINT,
+            ObjectType.OBJECT_TRIGGER,
+        )
+        if not harmless and _names(node.relation, protected):
+            return "renames or moves a protected table or column"
+    elif isinstance(node, ast.AlterTableStmt) and _names(node.relation, protected):
+        for command in node.cmds or ():
+            if command.behavior == DropBehavior.DROP_CASCADE:
+                return "drops with CASCADE on a protected table"
+            if command.subtype in _NARROWING:
+                return f"{_NARROWING[command.subtype]} of a protected table"
+            if command.subtype == AlterTableType.AT_AlterColumnType and not proves_values:
+                return "changes a protected column's type without the proof that every value survives"
+    elif isinstance(node, ast.DoStmt):
+        return "runs an anonymous block, which nobody can look into"
+    return None
+
+
+def inspect(
+    statement: str, *, read_only: bool, protected: frozenset[tuple[str, str]], proves_values: bool = False
+) -> None:
+    """Raise GateRefused unless `statement` may run.
+
+    `statement` may hold psycopg placeholders. `protected` holds (schema, name) pairs.
+    """
+    text = _PLACEHOLDER.sub("$1", statement).replace("%%", "%") if "%" in statement else statement
+    try:
+        nodes = _parse(text)
+    except ParseError as error:
+        # A newer server may know syntax this grammar does not: what cannot be read cannot be let through.
+        raise _refuse(statement, "a statement PostgreSQL's grammar can read", str(error)) from error
+    for node in nodes:
+        if read_only and not _reads_only(node):
+            raise _refuse(
+                statement, "only reading statements in check mode and read-only sessions", type(node).__name__
+            )
+        for inner in _nodes(node):
+            harm = _harm(inner, protected, proves_values)
+            if harm is not None:
+                raise _refuse(statement, "no statement that could harm a protected table", harm)

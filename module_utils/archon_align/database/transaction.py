@@ -1,0 +1,152 @@
+"""The one protocol by which data or structure is changed: lock, fingerprint, act, verify, fingerprint, compare, COMMIT."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from ..errors import LockTimeout, PreservationBroken
+from ..preservation.fingerprint import Fingerprint, columns_of, fingerprint
+from ..preservation.proof import Proof
+from .run_lock import require_own_lock
+from .session import Session
+from .target import Table
+
+
+class LockMode(StrEnum):
+    """Table lock modes by their need: altered, written (or referenced by a new foreign key), only proved."""
+
+    ALTER = "ACCESS EXCLUSIVE"
+    WRITE = "SHARE ROW EXCLUSIVE"
+    PROVE = "SHARE"
+
+
+_STRENGTH = (LockMode.PROVE, LockMode.WRITE, LockMode.ALTER)
+
+
+@dataclass(frozen=True, slots=True)
+class _Witness:
+    """What must not have moved if a table was not touched: its file and the transaction's own write counters."""
+
+    relfilenode: int
+    writes: int
+
+
+def _witness(session: Session, table: Table) -> _Witness:
+    row = session.row(
+        "SELECT c.relfilenode::bigint AS file, coalesce(s.n_tup_upd + s.n_tup_del + s.n_tup_ins, -1) AS writes"
+        " FROM pg_class c LEFT JOIN pg_stat_xact_user_tables s ON s.relid = c.oid"
+        " WHERE c.oid = to_regclass(%s)::oid AND current_setting('track_counts') = 'on'",
+        (table.identifier.as_string(session.connection),),
+    )
+    return _Witness(row["file"], row["writes"]) if row else _Witness(-1, -1)
+
+
+def existing(session: Session, tables: Sequence[Table]) -> dict[Table, tuple[str, ...]]:
+    """The tables among `tables` that exist, with their columns."""
+    return {table: columns for table in tables if (columns := columns_of(session, table))}
+
+
+def _lock(session: Session, locks: Mapping[Table, LockMode]) -> None:
+    for table in sorted(locks):
+        session.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(table.identifier, sql.SQL(locks[table].value)))
+
+
+def _begin_locked(session: Session, locks: Mapping[Table, LockMode]) -> None:
+    """BEGIN and take every lock, all or none, in bounded tries with jitter. Raises LockTimeout."""
+    attempts = session.context.lock_attempts
+    for attempt in range(1, attempts + 1):
+        session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            require_own_lock(session)
+            _lock(session, locks)
+            return
+        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+            session.execute("ROLLBACK")
+            if attempt == attempts:
+                raise LockTimeout(
+                    "The table locks were not to be had.",
+                    object_name=f"{session.target.name}: {', '.join(map(str, sorted(locks)))}",
+                    expected=f"all locks within {attempts} tries of {session.context.lock_timeout} s each",
+                    found=" ".join((error.diag.message_primary or str(error)).split()),
+                    code="lock_timeout",
+                    remedy="See pg_locks for the session that holds the table, end it or wait, and run again.",
+                ) from error
+            time.sleep(random.uniform(0.05, 0.4))  # noqa: S311 - jitter between tries, nothing secret
+        except BaseException:
+            if not session.connection.broken and not session.connection.closed:
+                session.execute("ROLLBACK")
+            raise
+    raise AssertionError("unreachable: the last attempt either returned or raised")
+
+
+def protected_transaction[Result](
+    session: Session,
+    act: Callable[[], Result],
+    *,
+    locks: Mapping[Table, LockMode],
+    verify: Callable[[], None] | None = None,
+) -> tuple[Result, list[Proof]]:
+    """Run `act` in one transaction that is committed only if every protected table is proved untouched.
+
+    `locks` names every table involved and the strongest mode it needs; existing protected tables are added in the mode
+    PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. Returns what `act` returned and one
+    proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
+    committed then.
+    """
+    wanted = dict(locks)
+    protected = existing(session, session.context.protected)
+    for table in protected:
+        wanted.setdefault(table, LockMode.PROVE)
+    present = {table: mode for table, mode in wanted.items() if table in protected or columns_of(session, table)}
+    _begin_locked(session, present)
+    try:
+        # Columns are read again under the locks: somebody may have altered the table before we had them.
+        protected = existing(session, session.context.protected)
+        before = {table: fingerprint(session, table, columns) for table, columns in protected.items()}
+        witnesses = {table: _witness(session, table) for table in protected}
+        result = act()
+        if verify is not None:
+            verify()
+        proofs = [_prove(session, before[table], witnesses[table]) for table in protected]
+        broken = [proof for proof in proofs if not proof.preserved]
+        if broken:
+            raise PreservationBroken(
+                "A protected table would not have been what it was; the transaction was rolled back.",
+                object_name=", ".join(proof.table for proof in broken),
+                expected="; ".join(
+                    f"{proof.rows_before} rows, fingerprint {proof.fingerprint_before}" for proof in broken
+                ),
+                found="; ".join(f"{proof.rows_after} rows, fingerprint {proof.fingerprint_after}" for proof in broken),
+                remedy="Nothing was changed. Report this as a defect with the run's plan.sql.",
+                code="preservation_broken",
+            )
+        session.execute("COMMIT")
+    except BaseException:
+        if not session.connection.broken and not session.connection.closed:
+            session.execute("ROLLBACK")
+        raise
+    return result, proofs
+
+
+def _prove(session: Session, before: Fingerprint, witness: _Witness) -> Proof:
+    now = _witness(session, before.table)
+    # writes == -1 means the counters could not be read: then only a scan will do.
+    if witness.writes != -1 and now == witness:
+        return Proof(str(before.table), before.rows, before.rows, before.digest, before.digest, "counters")
+    missing = set(before.columns) - set(columns_of(session, before.table))
+    if missing:
+        return Proof(str(before.table), before.rows, -1, before.digest, f"columns missing: {sorted(missing)}", "scan")
+    after = fingerprint(session, before.table, before.columns)
+    return Proof(str(before.table), before.rows, after.rows, before.digest, after.digest, "scan")
+
+
+def strongest(*modes: LockMode) -> LockMode:
+    """The strongest of several modes: locks are taken once and never upgraded."""
+    return max(modes, key=_STRENGTH.index)

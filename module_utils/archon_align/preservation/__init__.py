@@ -1,0 +1,1 @@
+"""The proof that protected rows are what they were."""
