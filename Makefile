@@ -1,0 +1,58 @@
+# The few commands a person types. `make` alone prints them.
+SHELL := /bin/sh
+PYTHON ?= python3
+INVENTORY ?= inventory/lab
+ARGS ?=
+BIN := .venv/bin
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+LAB := $(BIN)/python -m lab
+PLAY := $(BIN)/ansible-playbook -i $(INVENTORY)
+# The lab is started only for the inventory that uses it.
+NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setup)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev align check lab-up lab-down lab-reset lab-status lint test bench requirements clean
+
+help: ## Print this list
+	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  INVENTORY=inventory/production points align and check at your databases; ARGS='--tags schema' is passed on."
+
+setup: ## Install everything a run needs into .venv
+	@$(PYTHON) scripts/setup.py runtime lab
+
+setup-dev: ## The same, and what lint and tests need
+	@$(PYTHON) scripts/setup.py runtime lab dev
+
+align: $(NEED_LAB) ## Align PROD with DEV (on the lab unless INVENTORY says otherwise)
+	@$(PLAY) align.yml $(ARGS)
+
+check: $(NEED_LAB) ## Predict what align would do; writes nothing to any database
+	@$(PLAY) align.yml --check --diff $(ARGS)
+
+lab-up: setup ## Start the lab: two PostgreSQL servers and an embedding service
+	@$(LAB) up
+
+lab-down: setup ## Stop the lab; leaves nothing running
+	@$(LAB) down
+
+lab-reset: setup ## Put the lab back to its broken state
+	@$(LAB) reset
+
+lab-status: setup ## Show what runs, with the connection URIs
+	@$(LAB) status
+
+lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/lint.py
+
+test: lint ## Lint, unit and integration tests
+	@$(BIN)/pytest $(ARGS)
+
+requirements: setup-dev ## Compile the locked and hashed requirement files anew
+	@$(BIN)/python scripts/lock.py
+
+clean: ## Stop the lab and remove everything made here, except the artifacts
+	@if [ -x $(BIN)/python ]; then $(LAB) down --remove; fi
+	@rm -rf .venv .cache .lab .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis
