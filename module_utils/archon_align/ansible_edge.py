@@ -62,11 +62,15 @@ def require_libraries(module: AnsibleModule, missing: ImportError | None) -> Non
 
 
 def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
-    """Run `work` and exit with its result; an AlignError becomes a failure that says what to do."""
+    """Run `work` and exit with its result; an AlignError becomes a failure that says what to do.
+
+    A result with `error` and `msg` (see PhaseOutcome.error) fails too, and takes the rest of the result to the report.
+    """
     try:
         result = work()
     except AlignError as error:
-        module.fail_json(msg=str(error), error=error.as_dict(), **getattr(error, "partial_result", {}))
-    if result.pop("failed_because", None):
-        module.fail_json(msg=result.pop("msg"), **result)
+        partial = {"status": error.status, **getattr(error, "partial_result", {})}
+        module.fail_json(**{**partial, "msg": str(error), "error": error.as_dict()})
+    if "error" in result or result.pop("failed_because", None):
+        module.fail_json(**result)
     module.exit_json(**result)

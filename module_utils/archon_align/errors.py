@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 
 class AlignError(Exception):
     """A foreseeable failure, told in the five parts that let a person act on it.
 
-    Nothing in any part may be secret: the text reaches terminals, logs and reports.
+    Nothing in any part may be secret: the text reaches terminals, logs and reports. `status` is what the report calls a
+    phase that ended this way.
     """
+
+    status: ClassVar[Literal["failed", "decision_needed", "resumable"]] = "failed"
 
     def __init__(
         self, what: str, *, object_name: str, expected: str, found: str, remedy: str, code: str = "error"
@@ -61,6 +66,10 @@ class LockTimeout(AlignError):
 class DecisionNeeded(AlignError):
     """A machine must not decide this; the remedy names the variable to set."""
 
+    status = "decision_needed"
+
 
 class Resumable(AlignError):
     """Work stopped half-way with everything done so far verified and kept; the next run continues."""
+
+    status = "resumable"

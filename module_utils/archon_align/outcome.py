@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .errors import AlignError
 from .findings import Finding
 from .plan import Statement
 from .preservation.proof import Proof
@@ -19,7 +20,8 @@ class PhaseOutcome:
 
     `status` is `aligned` (nothing to do), `changed` (done), `drift` (check mode: would change) or one of the failures.
     `details` holds the phase's sections of report.json by their top-level key, e.g. {"schema": {...}}; string keys only.
-    `diff` maps a header to the before and after texts shown by --diff.
+    `diff` maps a header to the before and after texts shown by --diff. `error` is set by a phase that failed with something
+    to tell: the module then fails, and everything else in here still reaches the report.
     """
 
     phase: str
@@ -31,9 +33,11 @@ class PhaseOutcome:
     proofs: Sequence[Proof] = ()
     diff: Sequence[dict[str, str]] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    error: AlignError | None = None
 
     def as_result(self) -> dict[str, Any]:
         """The module result: plain JSON types only."""
+        failure = {"msg": str(self.error), "error": self.error.as_dict()} if self.error else {}
         return {
             "changed": self.changed,
             "phase": self.phase,
@@ -44,4 +48,5 @@ class PhaseOutcome:
             "proofs": [proof.as_dict() for proof in self.proofs],
             "diff": list(self.diff),
             "details": self.details,
+            **failure,
         }
