@@ -21,10 +21,10 @@ def main() -> int:
         started = time.monotonic()
         result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         verdict = "ok" if result.returncode == 0 else "FAILED"
-        print(f"{name:28} {verdict:7} {time.monotonic() - started:5.1f} s", flush=True)  # noqa: T201 - this is a command
+        print(f"{name:28} {verdict:7} {time.monotonic() - started:5.1f} s", flush=True)
         if result.returncode:
             failed.append(name)
-            print(result.stdout, result.stderr, sep="\n", flush=True)  # noqa: T201
+            print(result.stdout, result.stderr, sep="\n", flush=True)
     return 1 if failed else 0
 
 

@@ -15,6 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+if sys.version_info < (3, 11):
+    sys.exit(
+        f"setup: this Python is too old to set up archon-align\n  expected: python3 >= 3.11\n  found:    {sys.version.split()[0]}"
+        "\n  remedy:   install one and run make PYTHON=/path/to/python3.11 ..."
+    )
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 VENV = ROOT / ".venv"
@@ -32,7 +38,7 @@ class SetupFailed(Exception):
 
 
 def say(text: str) -> None:
-    print(f"setup: {text}", flush=True)  # noqa: T201 - this is a command
+    print(f"setup: {text}", flush=True)
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
@@ -179,25 +185,18 @@ def set_up(wanted: set[str]) -> None:
 def main() -> int:
     wanted = set(sys.argv[1:])
     if not wanted or not wanted <= set(LAYERS):
-        print(__doc__, file=sys.stderr)  # noqa: T201 - this is a command
+        print(__doc__, file=sys.stderr)
         return 64
     try:
-        if sys.version_info < (3, 11):
-            raise SetupFailed(
-                "This Python is too old to set up archon-align.",
-                "python3 >= 3.11",
-                sys.version.split()[0],
-                "make PYTHON=/path/to/python3.11 …",
-            )
         set_up(wanted)
     except SetupFailed as error:
-        print(f"setup: {error}", file=sys.stderr)  # noqa: T201 - this is a command
+        print(f"setup: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(
             f"setup: a file could not be written: {error}\n  remedy:   free the disk or the folder, then run again.",
             file=sys.stderr,
-        )  # noqa: T201
+        )
         return 1
     return 0
 
