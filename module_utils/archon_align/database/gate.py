@@ -90,10 +90,12 @@ def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: 
             _names(relation, protected) for relation in node.relations or ()
         ):
             return "truncates a protected table"
-    elif isinstance(node, (ast.DropStmt, ast.DropOwnedStmt)):
-        if node.behavior == DropBehavior.DROP_CASCADE:
-            return "drops with CASCADE, which could reach a protected table"
-        if isinstance(node, ast.DropStmt) and node.removeType == ObjectType.OBJECT_TABLE:
+    elif isinstance(node, ast.DropOwnedStmt):
+        return "drops whatever a role owns, which could be a protected table"
+    elif isinstance(node, ast.DropStmt):
+        if node.behavior == DropBehavior.DROP_CASCADE or node.removeType == ObjectType.OBJECT_SCHEMA:
+            return "drops a schema or with CASCADE, which could reach a protected table"
+        if node.removeType == ObjectType.OBJECT_TABLE:
             for names in node.objects or ():
                 parts = [part.sval for part in names]
                 if _names(ast.RangeVar(schemaname=parts[-2] if len(parts) > 1 else None, relname=parts[-1]), protected):
@@ -113,6 +115,8 @@ def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: 
                 return f"{_NARROWING[command.subtype]} of a protected table"
             if command.subtype == AlterTableType.AT_AlterColumnType and not proves_values:
                 return "changes a protected column's type without the proof that every value survives"
+    elif isinstance(node, ast.CopyStmt) and node.is_program:
+        return "runs a program on the server"
     elif isinstance(node, ast.DoStmt):
         return "runs an anonymous block, which nobody can look into"
     return None
