@@ -58,13 +58,14 @@ def _lock(session: Session, locks: Mapping[Table, LockMode]) -> None:
         session.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(table.identifier, sql.SQL(locks[table].value)))
 
 
-def _begin_locked(session: Session, locks: Mapping[Table, LockMode]) -> None:
+def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_lock: bool) -> None:
     """BEGIN and take every lock, all or none, in bounded tries with jitter. Raises LockTimeout."""
     attempts = session.context.lock_attempts
     for attempt in range(1, attempts + 1):
         session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
-            require_own_lock(session)
+            if require_lock:
+                require_own_lock(session)
             _lock(session, locks)
             return
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
@@ -92,11 +93,13 @@ def protected_transaction[Result](
     *,
     locks: Mapping[Table, LockMode],
     verify: Callable[[], None] | None = None,
+    require_lock: bool = True,
 ) -> tuple[Result, list[Proof]]:
     """Run `act` in one transaction that is committed only if every protected table is proved untouched.
 
     `locks` names every table involved and the strongest mode it needs; existing protected tables are added in the mode
-    PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. Returns what `act` returned and one
+    PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. The run lock lives on PROD: for a
+    transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. Returns what `act` returned and one
     proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
     committed then.
     """
@@ -105,7 +108,7 @@ def protected_transaction[Result](
     for table in protected:
         wanted.setdefault(table, LockMode.PROVE)
     present = {table: mode for table, mode in wanted.items() if table in protected or columns_of(session, table)}
-    _begin_locked(session, present)
+    _begin_locked(session, present, require_lock=require_lock)
     try:
         # Columns are read again under the locks: somebody may have altered the table before we had them.
         protected = existing(session, session.context.protected)
