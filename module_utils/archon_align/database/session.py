@@ -151,13 +151,16 @@ def open_session(
     phase: str | None = None,
     read_only: bool | None = None,
     statement_timeout: float | None = None,
+    pinned: bool = True,
 ) -> Session:
     """Open a session on `target`; in check mode it is always read-only.
 
-    Everything is SET after connecting, because some poolers drop start-up options. Raises ConnectionFailed.
+    Everything is SET after connecting, because some poolers drop start-up options. `pinned=False` sets nothing: it is
+    for the look at a server's own settings, and at a pooler that would hand our settings on to other clients. Such a
+    session is read-only by the gate. Raises ConnectionFailed.
     """
     phase = phase or context.phase
-    read_only = context.check or bool(read_only)
+    read_only = context.check or bool(read_only) or not pinned
     parts = parse_dsn(target)
     application_name = context.run.application_name(phase)
     conninfo = make_conninfo(
@@ -173,6 +176,8 @@ def open_session(
     except psycopg.Error as error:
         raise connection_failed(target, parts, error) from error
     session = Session(connection, context, target, phase, read_only=read_only)
+    if not pinned:
+        return session
     timeout = context.statement_timeout if statement_timeout is None else statement_timeout
     settings = {
         **PINNED,
