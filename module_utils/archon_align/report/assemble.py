@@ -1,0 +1,139 @@
+"""report.json from the results of the phases: pure, no database, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from ..context import Run
+from .protected import Observation, proofs_of, protected_section
+
+Result = Mapping[str, Any]
+
+# The sections a phase may answer for, and the keys that are always there (null when nobody measured them).
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "schema": ("differences_before", "differences_after", "only_in_prod", "statements"),
+    "credentials": ("changed_keys",),
+    "embeddings": ("missing_before", "missing_after", "rebuilt", "quarantined", "rows_per_second"),
+    "search": ("queries", "recall_at_5"),
+    "templates": ("created", "updated", "unchanged", "only_in_prod"),
+}
+# Gathered or computed here, so a phase's own copy is not passed on as one of its details.
+_GATHERED = {*SECTIONS, "protected", "criteria", "restore_points"}
+# The first of these that any phase ended with is the run's result; `failed` yields to the roll-back that answered it.
+_VERDICTS = ("rolled_back", "failed", "decision_needed", "resumable", "changed", "drift", "aligned")
+
+
+def started_at(run: Run) -> str:
+    """When the run began, from its id: ISO 8601 in UTC, to the second."""
+    return datetime.strptime(run.id[:15] + "+0000", "%Y%m%d-%H%M%S%z").isoformat()
+
+
+def is_phase(result: object) -> bool:
+    """Whether a registered result came from a phase: skipped and unknown ones did not."""
+    return isinstance(result, Mapping) and isinstance(result.get("phase"), str)
+
+
+def _status(result: Result) -> str:
+    if result.get("status") in _VERDICTS:
+        return str(result["status"])
+    if result.get("failed") or result.get("unreachable"):
+        return "failed"
+    return "changed" if result.get("changed") else "aligned"
+
+
+def _phase(results: Sequence[Result]) -> dict[str, Any]:
+    """One entry for one phase, however many results (hosts, workers) it handed back."""
+    statuses = [_status(result) for result in results]
+    return {
+        "name": str(results[0]["phase"]),
+        "status": next(verdict for verdict in _VERDICTS if verdict in statuses),
+        "seconds": round(sum(float(result.get("seconds") or 0) for result in results), 3),
+        "changed": any(bool(result.get("changed")) for result in results),
+        "statements": sum(len(result.get("statements") or ()) for result in results),
+        "findings": _distinct(finding for result in results for finding in result.get("findings") or ()),
+        "error": next((_error(result) for result in results if _error(result)), None),
+    }
+
+
+def _error(result: Result) -> dict[str, str] | None:
+    """The five parts of a failed result; what was not raised by the core keeps its message at least."""
+    if result.get("error"):
+        return {key: str(value) for key, value in result["error"].items()}
+    if _status(result) != "failed":
+        return None
+    message = " ".join(str(result.get("msg") or "The task failed without a message.").split())
+    return {
+        "code": "unreachable" if result.get("unreachable") else "task_failed",
+        "what": message,
+        "object": str(result["phase"]),
+        "expected": "a host that answers" if result.get("unreachable") else "the task to succeed",
+        "found": "unreachable" if result.get("unreachable") else "a failure",
+        "remedy": "Correct the cause named above and run again; a phase finds out for itself what is left to do.",
+    }
+
+
+def _distinct(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    seen: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for finding in findings:
+        seen.setdefault((finding["code"], finding["object"], finding["message"]), dict(finding))
+    return list(seen.values())
+
+
+def _section(name: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Later phases know better than earlier ones, except of how things were before."""
+    merged: dict[str, Any] = {}
+    for detail in details:
+        for key, value in (detail.get(name) or {}).items():
+            if key.endswith("_before") and merged.get(key) is not None:
+                continue
+            if value is not None or key not in merged:
+                merged[key] = value
+    return {**dict.fromkeys(SECTIONS[name]), **merged} if merged else None
+
+
+def verdict(check: bool, phases: Sequence[Mapping[str, Any]]) -> str:
+    """The run's result: the gravest of its phases' statuses. What a check would change is drift."""
+    statuses = {phase["status"] for phase in phases} | {"changed" for phase in phases if phase["changed"]}
+    if check and "changed" in statuses:
+        statuses = statuses - {"changed"} | {"drift"}
+    return next((verdict for verdict in _VERDICTS if verdict in statuses), "aligned")
+
+
+def build(
+    run: Run,
+    results: Sequence[Result],
+    started_at: str,
+    finished_at: str,
+    *,
+    before: Mapping[str, Observation],
+    after: Mapping[str, Observation],
+) -> dict[str, Any]:
+    """The report as docs/report.schema.json describes it. Times are ISO 8601 in UTC.
+
+    `results` are PhaseOutcome.as_result() in the order in which the phases ran; others are ignored. `before` and `after`
+    are the run's snapshots of the protected tables (see report.files.snapshot); either may be empty.
+    """
+    known = [result for result in results if is_phase(result)]
+    details: list[Mapping[str, Any]] = [result.get("details") or {} for result in known]
+    names = list(dict.fromkeys(str(result["phase"]) for result in known))
+    phases = [_phase([result for result in known if result["phase"] == name]) for name in names]
+    others: dict[str, dict[str, Any]] = {}
+    for result, detail in zip(known, details, strict=True):
+        if besides := {key: value for key, value in detail.items() if key not in _GATHERED}:
+            others.setdefault(str(result["phase"]), {}).update(besides)
+    return {
+        "run_id": run.id,
+        "mode": "check" if run.check else "apply",
+        "result": verdict(run.check, phases),
+        "started_at": started_at,
+        "finished_at": finished_at,
+        "phases": phases,
+        "protected": protected_section(before, proofs_of(known), after),
+        **{name: _section(name, details) for name in SECTIONS},
+        "criteria": next((list(detail["criteria"]) for detail in reversed(details) if detail.get("criteria")), []),
+        "findings": _distinct({"phase": phase["name"], **finding} for phase in phases for finding in phase["findings"]),
+        "restore_points": [point for detail in details for point in detail.get("restore_points") or ()],
+        "details": others,
+    }

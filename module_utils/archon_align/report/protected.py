@@ -1,0 +1,102 @@
+"""What a run can say of the protected tables: its transactions' proofs, and the state before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at a table. `rows` is None when the table, or a column that it had, is gone.
+
+    Fingerprints of two looks say something about each other only if both were taken over the same `columns`.
+    """
+
+    rows: int | None
+    fingerprint: str
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> Self:
+        """From a snapshot file's entry."""
+        return cls(recorded["rows"], recorded["fingerprint"] or "", tuple(recorded["columns"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "fingerprint": self.fingerprint or None, "columns": list(self.columns)}
+
+
+def _changed_by_users(
+    before: Observation | None, proofs: Sequence[Mapping[str, Any]], after: Observation | None
+) -> bool | None:
+    """Whether rows differ by what happened outside this run's transactions; None when nothing tells."""
+    if before and after and before.columns == after.columns:
+        return (before.rows, before.fingerprint) != (after.rows, after.fingerprint)
+    # Fingerprints of different phases may cover different columns (a phase may have added some), so only equality of
+    # fingerprints says "the same", while different row counts always say "changed".
+    looks = [(proof["rows_before"], proof["fingerprint_before"]) for proof in proofs]
+    ends = [(proof["rows_after"], proof["fingerprint_after"]) for proof in proofs]
+    if before:
+        ends.insert(0, (before.rows, before.fingerprint))
+    else:
+        looks = looks[1:]
+    if after:
+        looks.append((after.rows, after.fingerprint))
+    pairs = list(zip(ends, looks, strict=False))
+    if any(end[0] != look[0] for end, look in pairs):
+        return True
+    return False if pairs and all(end == look for end, look in pairs) else None
+
+
+def _entry(
+    before: Observation | None, proofs: Sequence[Mapping[str, Any]], after: Observation | None
+) -> dict[str, Any]:
+    changed_by_users = _changed_by_users(before, proofs, after)
+    preserved: bool | None
+    if after is not None and after.rows is None:
+        preserved = False
+    elif proofs:
+        preserved = all(proof["preserved"] for proof in proofs)
+    else:
+        # No transaction of this run came near the table: unchanged is proof enough, and a change was not ours.
+        preserved = True if before and after and changed_by_users is False else None
+    first, last = (proofs[0], proofs[-1]) if proofs else ({}, {})
+    return {
+        "rows_before": before.rows if before else first.get("rows_before"),
+        "rows_after": after.rows if after else last.get("rows_after"),
+        "fingerprint_before": before.fingerprint if before else first.get("fingerprint_before"),
+        "fingerprint_after": (after.fingerprint or None) if after else last.get("fingerprint_after"),
+        "changed_by_users": changed_by_users,
+        "preserved": preserved,
+        "transactions": len(proofs),
+    }
+
+
+def protected_section(
+    before: Mapping[str, Observation],
+    proofs: Sequence[Mapping[str, Any]],
+    after: Mapping[str, Observation],
+) -> dict[str, dict[str, Any]]:
+    """The report's `protected`: one entry per table known to any of the three sources, by qualified name.
+
+    `preserved` is the conjunction of this run's proofs; what users changed between its transactions is never a loss.
+    """
+    tables = sorted({*before, *after, *(str(proof["table"]) for proof in proofs)})
+    return {
+        table: _entry(before.get(table), [proof for proof in proofs if proof["table"] == table], after.get(table))
+        for table in tables
+    }
+
+
+def conjunction(section: Mapping[str, Mapping[str, Any]]) -> bool | None:
+    """One answer for all protected tables: False if any was lost, None if any is unproved (or there is none)."""
+    answers = [entry["preserved"] for entry in section.values()]
+    if False in answers:
+        return False
+    return None if not answers or None in answers else True
+
+
+def proofs_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The transaction proofs of earlier phases' results, in order."""
+    return [dict(proof) for result in results for proof in result.get("proofs") or ()]

@@ -1,0 +1,132 @@
+"""The summary that ends a run on the screen: plain text, at most 24 lines of 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import MARKDOWN_NAME
+from .wording import (
+    amount,
+    broken,
+    database_state,
+    failures,
+    headline,
+    mark,
+    plural,
+    proofs,
+)
+
+COLUMNS = 100
+LINES = 24
+
+
+def summary(report: Mapping[str, Any], artifacts: Path) -> str:
+    """What was broken, what was done per phase, what proves it, where the report is; of a failed run what to do next."""
+    top = _fit(f"archon-align {report['run_id']}: {headline(report)} ({duration(report)})")
+    end = ["", _fit(f"Report: {artifacts / MARKDOWN_NAME}", keep_end=True)]
+    middle = _failure(report) if failures(report) else _success(report)
+    room = LINES - len(end) - 1
+    if len(middle) > room:
+        middle = [*middle[: room - 1], "  … the rest is in the report"]
+    return "\n".join([top, *middle, *end])
+
+
+def duration(report: Mapping[str, Any]) -> str:
+    """The phases' own time, in seconds."""
+    return f"{sum(phase['seconds'] for phase in report['phases']):.1f} s in {plural(len(report['phases']), 'phase')}"
+
+
+def _success(report: Mapping[str, Any]) -> list[str]:
+    check = report["mode"] == "check"
+    lines = _block("What is broken" if check else "What was broken", broken(report))
+    done = [(phase["name"], _deed(phase, check)) for phase in report["phases"] if phase["status"] != "aligned"]
+    lines += _block("What would be done" if check else "What was done", done)
+    idle = [phase["name"] for phase in report["phases"] if phase["status"] == "aligned"]
+    if idle:
+        lines += [_fit(f"  {'nothing to do' if done else 'looked at':12} {', '.join(idle)}")]
+    lines += _block("What is now" if check else "What proves it", proofs(report))
+    lines += _criteria(report)
+    return lines + _notes(report)
+
+
+def _deed(phase: Mapping[str, Any], check: bool) -> str:
+    deeds = [phase["status"]] if not (check and phase["status"] in ("drift", "changed")) else ["would change"]
+    if phase["statements"]:
+        deeds.append(plural(phase["statements"], "statement"))
+    return f"{', '.join(deeds)} ({phase['seconds']:.1f} s)"
+
+
+def _failure(report: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for phase in failures(report)[:1]:
+        error = phase["error"]
+        lines += ["", _fit(f"Phase {phase['name']} failed: {error['what']}")]
+        for part in ("object", "expected", "found", "remedy"):
+            # The remedy and the finding are what a person acts on: they get a second line when they need one.
+            lines += _wrapped(part, error.get(part, ""), lines=2)
+    finished = [f"{phase['name']} {phase['status']}" for phase in report["phases"] if not phase["error"]]
+    lines += ["", "The database"]
+    lines += _wrapped("state", database_state(report), lines=2)
+    if finished:
+        lines += _wrapped("finished", ", ".join(finished), lines=2)
+    if points := report["restore_points"]:
+        lines += _wrapped("restore", f"{plural(len(points), 'restore point')}, see the report for how to use", lines=1)
+    lines += _block("What proves it", [pair for pair in proofs(report) if pair[0] == "protected"])
+    return [*lines, "", "Next: follow the remedy, then run the same command again."]
+
+
+def _criteria(report: Mapping[str, Any]) -> list[str]:
+    counts = [f"{number} {mark(met)}" for met in (True, False, None) if (number := _answers(report, met))]
+    lines = [_fit(f"  {'criteria':12} {', '.join(counts)}")] if counts else []
+    return lines + [
+        _fit(f"  {'':12} NOT MET: {criterion['name']}: {criterion['evidence']}")
+        for criterion in report["criteria"]
+        if criterion["met"] is False
+    ]
+
+
+def _answers(report: Mapping[str, Any], met: bool | None) -> int:
+    return sum(criterion["met"] is met for criterion in report["criteria"])
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    notes = [finding for finding in report["findings"] if finding["severity"] != "info"]
+    order = {"error": 0, "warning": 1}
+    notes.sort(key=lambda finding: order[finding["severity"]])
+    if not notes:
+        return []
+    lines = ["", "To know"]
+    lines += [_fit(f"  {note['severity']:12} {note['message']}") for note in notes[:3]]
+    rest = len(report["findings"]) - min(3, len(notes))
+    return lines + ([f"  {'':12} and {plural(amount(rest), 'finding')} more in the report"] if rest else [])
+
+
+def _block(title: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    lines = [_fit(f"  {name:12} {text}") for name, text in pairs]
+    return ["", title, *lines] if lines else []
+
+
+def _wrapped(name: str, text: str, *, lines: int) -> list[str]:
+    wrapped = textwrap.wrap(
+        _plain(text),
+        COLUMNS,
+        initial_indent=f"  {name:12} ",
+        subsequent_indent=" " * 15,
+        max_lines=lines,
+        placeholder=" …",
+    )
+    return wrapped or [f"  {name:12} -"]
+
+
+def _fit(line: str, *, keep_end: bool = False) -> str:
+    """One line; a path is never cut."""
+    plain = _plain(line)
+    return plain if keep_end or len(plain) <= COLUMNS else plain[: COLUMNS - 1] + "…"
+
+
+def _plain(text: str) -> str:
+    """Nothing that a terminal would obey, and no line break."""
+    return "".join(character if character.isprintable() else " " for character in text)

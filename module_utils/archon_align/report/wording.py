@@ -1,0 +1,140 @@
+"""The words that the terminal summary and report.md share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+
+HEADLINES = {
+    "aligned": "PROD is aligned with DEV: nothing was to do",
+    "changed": "PROD was changed as told below",
+    "drift": "PROD differs from DEV; nothing was written to any database",
+    "decision_needed": "a decision is needed that only a person may take",
+    "resumable": "stopped half-way; everything done so far is verified and kept, the next run continues",
+    "rolled_back": "PROD was put back to the state before the run",
+    "failed": "the run failed",
+}
+
+
+def headline(report: Report) -> str:
+    """One sentence for the whole run."""
+    words = HEADLINES[report["result"]]
+    if report["result"] == "aligned" and len(report["phases"]) > 1:
+        words = "already aligned: PROD needs nothing, nothing was changed"
+    elif report["result"] == "changed" and report["criteria"] and not unmet(report):
+        words = "PROD was brought into line with DEV"
+    elif report["result"] == "drift" and report["mode"] == "check":
+        words = "PROD would be changed; this check wrote nothing to any database"
+    return words
+
+
+def amount(value: object) -> int:
+    """How many: of a list its length, of a number itself, of nothing 0."""
+    if isinstance(value, (list, tuple, dict)):
+        return len(value)
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def plural(number: int, noun: str, many: str = "") -> str:
+    """`1 row`, `2 rows`, `1,000 queries`."""
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+
+
+def unmet(report: Report) -> list[Mapping[str, Any]]:
+    return [criterion for criterion in report["criteria"] if criterion["met"] is False]
+
+
+def broken(report: Report) -> list[tuple[str, str]]:
+    """What was (in check mode: is) wrong, by section; empty when nothing was or nobody looked."""
+    found: list[tuple[str, str]] = []
+    schema, credentials = report["schema"] or {}, report["credentials"] or {}
+    embeddings, templates = report["embeddings"] or {}, report["templates"] or {}
+    if number := amount(schema.get("differences_before")):
+        found.append(("schema", f"{plural(number, 'difference')} between DEV and PROD"))
+    if keys := credentials.get("changed_keys"):
+        found.append(("settings", f"{plural(len(keys), 'key')} missing or wrong: {', '.join(map(str, keys))}"))
+    if number := amount(embeddings.get("missing_before")):
+        found.append(("embeddings", f"{plural(number, 'row')} without an embedding, so not to be found by search"))
+    stale = [
+        f"{amount(templates.get(key))} {word}"
+        for key, word in (("created", "missing"), ("updated", "outdated"))
+        if amount(templates.get(key))
+    ]
+    if stale:
+        found.append(("templates", f"{' and '.join(stale)} in PROD"))
+    return found
+
+
+def proofs(report: Report) -> list[tuple[str, str]]:
+    """What proves the outcome, by section."""
+    found: list[tuple[str, str]] = []
+    if protected := report["protected"]:
+        found.append(("protected", protection(protected)))
+    schema, embeddings, search = report["schema"] or {}, report["embeddings"] or {}, report["search"] or {}
+    if schema.get("differences_after") is not None:
+        kept = amount(schema.get("only_in_prod"))
+        found.append(
+            (
+                "schema",
+                f"{plural(amount(schema['differences_after']), 'difference')} left"
+                + (f"; {plural(kept, 'object')} that only PROD has kept" if kept else ""),
+            )
+        )
+    if embeddings.get("missing_after") is not None:
+        set_aside = amount(embeddings.get("quarantined"))
+        found.append(
+            (
+                "embeddings",
+                f"{amount(embeddings['missing_after']):,} missing"
+                + (f", {set_aside} quarantined" if set_aside else ""),
+            )
+        )
+    if search.get("recall_at_5") is not None:
+        queries = plural(amount(search.get("queries")), "query", "queries")
+        found.append(("search", f"recall@5 {search['recall_at_5']:.2f} over {queries}"))
+    return found
+
+
+def protection(protected: Mapping[str, Mapping[str, Any]]) -> str:
+    """The protected tables in one clause."""
+    lost = [table for table, entry in protected.items() if entry["preserved"] is False]
+    if lost:
+        return f"NOT preserved: {', '.join(lost)}"
+    proved = [entry for entry in protected.values() if entry["preserved"]]
+    rows = sum(amount(entry["rows_after"]) for entry in proved)
+    words = f"{plural(rows, 'row')} in {plural(len(proved), 'table')} proved preserved"
+    if open_tables := len(protected) - len(proved):
+        words += f", {plural(open_tables, 'table')} without proof"
+    users = [table for table, entry in protected.items() if entry["changed_by_users"]]
+    return words + (f"; users changed {', '.join(users)} meanwhile" if users else "")
+
+
+def mark(met: bool | None) -> str:
+    return {True: "met", False: "NOT MET", None: "open"}[met]
+
+
+def database_state(report: Report) -> str:
+    """What state a run that did not finish leaves PROD in."""
+    changed = [phase["name"] for phase in report["phases"] if phase["changed"]]
+    if report["mode"] == "check":
+        return "Nothing was written to any database."
+    if report["result"] == "rolled_back":
+        return "PROD is as it was before the run."
+    if not changed:
+        return "No transaction of this run was committed: PROD is as it was."
+    return f"Committed and kept: {', '.join(changed)}. The failed phase left nothing half-done; a new run continues from here."
+
+
+def failures(report: Report) -> Sequence[Mapping[str, Any]]:
+    """The phases that ended with an error, in order."""
+    return [phase for phase in report["phases"] if phase["error"]]
+
+
+def recovery(point: Mapping[str, Any]) -> str:
+    """How to use a restore point: its own word if it has one, else the command for its dump."""
+    if point.get("restore_with"):
+        return str(point["restore_with"])
+    path = point.get("dump") or point.get("path") or point.get("file")
+    return f"pg_restore --exit-on-error --dbname=DSN_OF_AN_EMPTY_DATABASE {path}" if path else ""

@@ -1,0 +1,143 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The callback archon_report: the report of a failed run, and the summary that ends every run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = r"""
+name: archon_report
+type: aggregate
+short_description: Write the report of a failed run and print the summary of every run
+description:
+  - Collects the results of archon-align's phases while a playbook runs on the controller.
+  - When the playbook ends without the task that writes the report (a failed phase, an unreachable host, some tags only),
+    writes C(report.json) and C(report.md) to the run's artifacts folder. Neither C(rescue) nor C(always) runs for an
+    unreachable host, so this cannot be left to tasks.
+  - Prints a summary of at most 24 lines for each run as the last thing on the screen.
+  - Prints nothing when no run was begun. A run that is killed has no summary; the next run repairs what it left.
+requirements:
+  - enable it as C(callbacks_enabled = archon_report) in ansible.cfg
+  - the project's Python environment, which has the libraries of the core
+"""
+
+PREFIX = "archon_"
+CORE = Path(__file__).resolve().parents[2] / "module_utils"
+
+
+@dataclass
+class Known:
+    """What is known of one run: its phases' results in order, and whether the task that reports has covered them all."""
+
+    run_id: str
+    artifacts: Path
+    started_at: str = ""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    reported: bool = False
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no type information
+    """Collects, and tells when the playbook is over."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "archon_report"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._runs: dict[str, Known] = {}
+        self._run_of_host: dict[str, str] = {}
+        self._begun: dict[tuple[str, str], float] = {}
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        self._begun[host.get_name(), task._uuid] = time.monotonic()
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        self._guarded(self._collect, result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            self._guarded(self._collect, result, "failed")
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        if not result.task.ignore_unreachable:
+            self._guarded(self._collect, result, "unreachable")
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
+        for known in self._runs.values():
+            self._guarded(self._tell, known)
+
+    def _guarded(self, work: Any, *args: Any) -> None:
+        """Reporting must never break a run, so every error here ends as a warning."""
+        try:
+            work(*args)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._display.warning(f"archon_report: {type(error).__name__}: {error}")
+
+    def _collect(self, result: Any, trouble: str = "") -> None:
+        found = json.loads(json.dumps(result.result, default=str))
+        known = self._run(result.host.get_name(), found)
+        if known is None:
+            return
+        if "report" in found and "phase" not in found and not trouble:
+            known.reported = True
+        elif trouble or "phase" in found:
+            known.reported = False
+            known.results.append(self._phase_result(result, found, trouble))
+
+    def _run(self, host: str, found: dict[str, Any]) -> Known | None:
+        """The run a result belongs to: the one it names, the one its arguments name, or its host's."""
+        arguments = (found.get("invocation") or {}).get("module_args") or {}
+        for source in (found, arguments):
+            run_id, artifacts = source.get("run_id"), source.get("artifacts_dir")
+            if isinstance(run_id, str) and isinstance(artifacts, str) and run_id and artifacts:
+                known = self._runs.setdefault(run_id, Known(run_id, Path(artifacts)))
+                known.started_at = known.started_at or str(found.get("started_at") or "")
+                self._run_of_host[host] = run_id
+                return known
+        if host in self._run_of_host:
+            return self._runs[self._run_of_host[host]]
+        # A host that only helps (an embedding worker) is met without having begun a run of its own.
+        return next(iter(self._runs.values())) if len(self._runs) == 1 else None
+
+    def _phase_result(self, result: Any, found: dict[str, Any], trouble: str) -> dict[str, Any]:
+        action = str(result.task.action).rpartition(".")[2]
+        phase = action.removeprefix(PREFIX) if action.startswith(PREFIX) else result.task.get_name()
+        begun = self._begun.get((result.host.get_name(), result.task._uuid))
+        seconds = {"seconds": round(time.monotonic() - begun, 3)} if begun is not None else {}
+        found.pop("invocation", None)
+        return {"phase": phase, **seconds, **({trouble: True} if trouble else {}), **found}
+
+    def _tell(self, known: Known) -> None:
+        if str(CORE) not in sys.path:
+            sys.path.append(str(CORE))
+        from archon_align import report as reports
+        from archon_align.context import Run
+        from archon_align.report.files import JSON_NAME
+
+        run = Run(known.run_id, known.artifacts)
+        if known.reported:
+            report = reports.read(run.artifacts / JSON_NAME)
+        elif known.results:
+            report = reports.build(
+                run,
+                known.results,
+                known.started_at or reports.started_at(run),
+                datetime.now(UTC).isoformat(timespec="seconds"),
+                before=reports.snapshot(run, "before"),
+                after=reports.snapshot(run, "after"),
+            )
+            reports.write(run, report)
+        else:
+            return
+        self._display.display("\n" + reports.summary(report, run.artifacts))
