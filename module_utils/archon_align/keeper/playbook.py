@@ -1,0 +1,103 @@
+"""Which process is the playbook, whether it is still alive, and what it left behind on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from dataclasses import dataclass
+
+import psutil
+
+from ..errors import AlignError
+
+# Clocks may be stepped between two readings of a process's start; a reused pid is older or younger than this.
+_START_TOLERANCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessName:
+    """A process by pid and start time (seconds since the epoch), which together are never used twice."""
+
+    pid: int
+    created: float
+
+
+def find_playbook(pid: int | None = None) -> ProcessName:
+    """The running ansible-playbook among this process's ancestors, or the process `pid` if one is given.
+
+    Ansible runs each task in a fork of the playbook's process, with the same command line: that pair marks it, however
+    it was started (script, `python -m ansible playbook`, make, ansible-runner). Raises AlignError.
+    """
+    try:
+        if pid is not None:
+            return ProcessName(pid, psutil.Process(pid).create_time())
+        for child, parent in itertools.pairwise(psutil.Process().parents()):
+            command = _command(child)
+            if command and command == _command(parent) and any("ansible" in part for part in command):
+                return ProcessName(parent.pid, parent.create_time())
+    except psutil.NoSuchProcess as error:
+        raise _no_playbook(f"process {error.pid} does not exist") from error
+    raise _no_playbook("no ansible-playbook among the module's parent processes")
+
+
+def _no_playbook(found: str) -> AlignError:
+    return AlignError(
+        "The playbook's process was not found, so nobody would notice its end.",
+        object_name="controller process",
+        expected="a running ansible-playbook that started this module",
+        found=found,
+        remedy="Run archon_run on the controller (delegate_to: localhost, connection local), or pass controller_pid.",
+        code="no_playbook",
+    )
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process still runs. A zombie is dead: only its parent has not noticed yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+class Playbook:
+    """The playbook's process as the keeper watches it."""
+
+    def __init__(self, name: ProcessName) -> None:
+        self._workers: list[psutil.Process] = []
+        self._process: psutil.Process | None = None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(name.pid)
+            if abs(process.create_time() - name.created) < _START_TOLERANCE:
+                self._process = process
+        self._command = _command(self._process) if self._process else []
+
+    def alive(self) -> bool:
+        """Whether it still runs; also remembers its workers, which outlive a playbook that was killed."""
+        if self._process is None or not is_alive(self._process):
+            return False
+        with contextlib.suppress(psutil.Error):
+            self._workers = [child for child in self._process.children() if _command(child) == self._command]
+        return True
+
+    def end_leftovers(self) -> int:
+        """Send SIGTERM to workers that outlived the playbook and to all below them; the number of processes told."""
+        told = 0
+        for worker in self._workers:
+            if not is_alive(worker):
+                continue
+            with contextlib.suppress(psutil.Error):
+                # Children first: a module that is told can still undo and tidy up.
+                for process in (*reversed(worker.children(recursive=True)), worker):
+                    with contextlib.suppress(psutil.Error):
+                        process.terminate()
+                        told += 1
+        return told
