@@ -164,10 +164,13 @@ def set_up(wanted: set[str]) -> None:
     layers = [layer for layer in LAYERS if layer in wanted | present]
     say(f"installing {' + '.join(layers)} requirements (locked, hashed)")
     STAMP.unlink(missing_ok=True)
-    result = run(
-        [uv_binary, "pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode", "--python", str(VENV / "bin" / "python"),
-         *(str(ROOT / "requirements" / f"{layer}.txt") for layer in layers)]
-    )  # fmt: skip
+    files = (str(ROOT / "requirements" / f"{layer}.txt") for layer in layers)
+    sync = [uv_binary, "pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode"]
+    sync += ["--python", str(VENV / "bin" / "python"), *files]
+    result = run(sync)
+    if result.returncode and "certificate" in result.stderr:
+        # A company's own certificate authority is known to the system, not to uv.
+        result = run(sync, UV_SYSTEM_CERTS="1")
     if result.returncode:
         raise SetupFailed(
             "The Python packages could not be installed.",
