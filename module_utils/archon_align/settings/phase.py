@@ -1,0 +1,136 @@
+"""Phase 3: the embedding configuration, where the plan wants it and where Archon reads it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psycopg
+from psycopg import errors as pg
+
+from ..context import Context
+from ..database.failures import server_error
+from ..database.run_lock import require_own_lock
+from ..database.session import Session, open_session
+from ..database.transaction import LockMode, protected_transaction
+from ..errors import AlignError
+from ..outcome import PhaseOutcome, Status
+from ..preservation.proof import Proof
+from .advice import CONTEXT_KEYS, findings
+from .planner import DatabasePlan, diff_of, plan_dev, plan_prod
+from .store import CREDENTIALS, SETTINGS, Store, read
+from .wanted import CREDENTIALS_CATEGORY, Options, Wanted, is_secret, wanted
+
+__all__ = ["Options", "is_secret", "run"]
+
+
+def run(context: Context, options: Options) -> PhaseOutcome:
+    """Give PROD the wanted values, and DEV's archon_credentials the keys it lacks.
+
+    Raises AlignError when a value cannot be meant, a table is missing or of another shape, or a server refuses; nothing
+    is changed in that database then. Both databases are inspected before either is written.
+    """
+    started = time.monotonic()
+    values = wanted(options)
+    with open_session(context, context.prod) as prod, open_session(context, context.dev) as dev:
+        plan = _refusals_told(prod, lambda: _inspect_prod(prod, values))
+        dev_plan = _refusals_told(dev, lambda: _inspect_dev(dev, values))
+        proofs: list[Proof] = []
+        if not context.check:
+            for store in (*plan.stores, *dev_plan.stores):
+                _require(store)
+            if dev_plan.changes:
+                dev_plan, _ = _apply(dev, _inspect_dev, values, holder=prod)
+            if plan.changes:
+                plan, proofs = _apply(prod, _inspect_prod, values, holder=prod)
+        credentials, settings = plan.stores
+        (dev_credentials,) = dev_plan.stores
+        if context.check:
+            _require(settings)
+    changes = (*dev_plan.changes, *plan.changes)
+    status: Status = "aligned" if not changes else "drift" if context.check else "changed"
+    return PhaseOutcome(
+        context.phase,
+        status,
+        seconds=time.monotonic() - started,
+        changed=bool(changes),
+        statements=[change.statement for change in changes],
+        findings=findings(credentials, settings, dev_credentials, values, changes, check=context.check),
+        proofs=proofs,
+        diff=diff_of(changes),
+        details={"credentials": {"changed_keys": [change.name for change in changes]}},
+    )
+
+
+def _inspect_prod(session: Session, values: Wanted) -> DatabasePlan:
+    return plan_prod(
+        read(session, CREDENTIALS, values.credentials, category=CREDENTIALS_CATEGORY),
+        read(session, SETTINGS, {*values.settings, *CONTEXT_KEYS}),
+        values,
+    )
+
+
+def _inspect_dev(session: Session, values: Wanted) -> DatabasePlan:
+    return plan_dev(read(session, CREDENTIALS, values.credentials, category=CREDENTIALS_CATEGORY), values)
+
+
+def _require(store: Store) -> None:
+    if not store.columns:
+        made_here = store.table.name == CREDENTIALS
+        raise AlignError(
+            "A configuration table is missing.",
+            object_name=str(store),
+            expected="the table that the schema phase creates" if made_here else "Archon's settings table",
+            found="no such table",
+            remedy="Run the schema phase first (--tags schema)."
+            if made_here
+            else f"See that the {store.database} DSN and archon_schema_names point at Archon's database; its settings table is "
+            "Archon's own and comes with its set-up.",
+            code="missing_table",
+        )
+
+
+def _apply(
+    session: Session, inspect: Callable[[Session, Wanted], DatabasePlan], values: Wanted, *, holder: Session
+) -> tuple[DatabasePlan, list[Proof]]:
+    """Plan again under the locks and carry it out; nothing is committed unless nothing is left to do then."""
+    own = session is holder
+
+    def act() -> DatabasePlan:
+        if not own:
+            require_own_lock(holder)
+        plan = inspect(session, values)
+        for change in plan.changes:
+            if change.secret is not None:
+                session.rows("SELECT pg_catalog.set_config(%s, %s, true)", change.secret)
+            session.apply(change.statement)
+        return plan
+
+    def verify() -> None:
+        left = inspect(session, values).changes
+        if left:
+            raise AlignError(
+                "A value did not stay as it was written.",
+                object_name=", ".join(change.name for change in left),
+                expected="the values just written",
+                found="others, so a trigger or a rule of the table changes them",
+                remedy="Nothing was changed. Look at the table's triggers and rules.",
+                code="value_not_kept",
+            )
+
+    locks = {store.table: LockMode.WRITE for store in inspect(session, values).stores}
+    return _refusals_told(
+        session,
+        lambda: protected_transaction(session, act, locks=locks, verify=verify, require_lock=own),
+    )
+
+
+def _refusals_told[Result](session: Session, work: Callable[[], Result]) -> Result:
+    try:
+        return work()
+    except psycopg.Error as error:
+        failure = server_error(session.target, error, doing="configuring")
+        if isinstance(error, pg.IntegrityError | pg.DataError):
+            # Their detail quotes the row, and a value in it may be secret.
+            failure.found = " ".join((error.diag.message_primary or "the server refused the row").split())
+        raise failure from None
