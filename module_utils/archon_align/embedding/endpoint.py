@@ -1,0 +1,114 @@
+"""Where the embedding service is and how to talk to it: URL, model, times, token."""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from ..errors import AlignError
+
+API_PATH = "/v1"
+
+
+def _bad_url(expected: str, found: str) -> AlignError:
+    return AlignError(
+        "The embedding service's URL cannot be used.",
+        object_name="archon_embedding_base_url",
+        expected=expected,
+        found=found,
+        remedy="Set archon_embedding_base_url to something like http://host:11434/v1.",
+        code="embedding_url",
+    )
+
+
+def normalised(base_url: str) -> str:
+    """The URL that `/embeddings` is appended to; a bare host gets `/v1`, a full path loses `/embeddings`.
+
+    Raises AlignError, without quoting the URL where it may hold a password.
+    """
+    text = base_url.strip()
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _bad_url("an http or https URL", f"a malformed URL ({error})") from error
+    if "@" in parts.netloc:
+        raise _bad_url("a URL without user and password; a token comes from a file", "user information in the URL")
+    if parts.scheme not in ("http", "https"):
+        raise _bad_url("scheme http or https", repr(text) if text else "an empty value")
+    if not host or port == 0:
+        raise _bad_url("a host name and a port above 0", repr(text))
+    if parts.query or parts.fragment:
+        raise _bad_url("a URL without query and fragment", "a query or fragment in the URL")
+    path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, path or API_PATH, "", ""))
+
+
+def read_token(file: str) -> str:
+    """The bearer token in `file`; raises AlignError when others could read it too, never quoting it."""
+    path = Path(file)
+    problem = ""
+    token = ""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            problem = "not a regular file"
+        elif status.st_mode & 0o077:
+            problem = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        else:
+            token = path.read_text(encoding="ascii").strip()
+            if not token or not token.isprintable() or " " in token:
+                problem = "no single printable word in it"
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or "bytes that are not ASCII"
+    if problem:
+        raise AlignError(
+            "The embedding service's token cannot be read.",
+            object_name=str(path),
+            expected="a file of mode 0600 with the token as its only line",
+            found=problem,
+            remedy="Put the token there and run chmod 600 on the file.",
+            code="embedding_token",
+        )
+    return token
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One embedding service and the model to use there. Times are in seconds."""
+
+    base_url: str
+    model: str
+    dimensions: int
+    timeout: float = 60.0
+    connect_timeout: float = 5.0
+    token: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_url", normalised(self.base_url))
+        if not self.model.strip():
+            raise AlignError(
+                "No embedding model is named.",
+                object_name="archon_embedding_model",
+                expected="a model's name, such as nomic-embed-text",
+                found="an empty value",
+                remedy="Set archon_embedding_model.",
+                code="embedding_model",
+            )
+
+    @property
+    def native_url(self) -> str:
+        """Where Ollama's own API would be."""
+        return self.base_url.removesuffix(API_PATH)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the service is on this machine, so that no proxy may stand between."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,355 @@
+"""The rebuild of missing embeddings, in place, from the text that Archon itself embeds."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from ..context import Context
+from ..database.failures import server_error
+from ..database.session import Session, open_session
+from ..errors import AlignError, LockTimeout, Resumable
+from ..findings import Finding
+from ..outcome import PhaseOutcome, Status
+from ..plan import Statement
+from .client import EmbeddingClient, Identity
+from .endpoint import Endpoint, read_token
+from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
+from .pipeline import run_pipeline
+from .quarantine import PatientClient, Quarantined, Settled
+from .reader import Limits, Row, batches, rows_without_embedding
+from .tables import EmbeddedTable, VectorType
+from .verification import SAME_COSINE, require_order, worst_cosine
+from .work import BLANK, Work, survey
+from .writer import Embedded, Writer, update_statement
+
+# Rows that users edit between reading and writing are taken up again, but nobody is chased for ever.
+_PASSES = 3
+_FLUSH_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The rebuild's options; times in seconds.
+
+    `pauses` are the waits before each further try of a request that the service could not take.
+    """
+
+    base_url: str
+    model: str
+    dimensions: int
+    timeout: float = 60.0
+    token_file: str = ""
+    batch_texts: int = 64
+    batch_characters: int = 100_000
+    rows_per_commit: int = 512
+    in_flight: int = 2
+    max_quarantined: int = 100
+    stall_timeout: float = 300.0
+    pauses: tuple[float, ...] = (0.5, 2.0, 5.0, 15.0, 30.0)
+    sample: int = 5
+
+    def endpoint(self) -> Endpoint:
+        """The service; raises AlignError when URL, model or token cannot be used."""
+        token = read_token(self.token_file) if self.token_file else ""
+        return Endpoint(self.base_url, self.model, self.dimensions, timeout=self.timeout, token=token)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What has become of one table's rows so far."""
+
+    work: Work
+    rebuilt: int = 0
+    quarantined: list[Quarantined] = field(default_factory=list)
+    sample: list[int] = field(default_factory=list)
+    missing_after: int | None = None
+
+    def as_dict(self) -> dict[str, int]:
+        after = self.work.missing - self.rebuilt if self.missing_after is None else self.missing_after
+        return {
+            "missing_before": self.work.missing,
+            "missing_after": after,
+            "rebuilt": self.rebuilt,
+            "quarantined": len(self.quarantined),
+        }
+
+
+def run(context: Context, options: Options) -> PhaseOutcome:
+    """Embed every row of both tables whose embedding is NULL.
+
+    When the service or the database gives out half-way, the outcome is `resumable`; when too many rows are refused or
+    the written vectors do not prove right, it is `failed`; either holds the error and what was done. Raises AlignError
+    when it fails before anything was written.
+    """
+    endpoint = options.endpoint()
+    with open_session(context, context.prod) as session:
+        try:
+            return _Rebuild(session, options, endpoint).run()
+        except psycopg.Error as error:
+            raise server_error(context.prod, error, doing="looking for missing embeddings") from error
+
+
+class _Rebuild:
+    def __init__(self, session: Session, options: Options, endpoint: Endpoint) -> None:
+        self.session = session
+        self.context = session.context
+        self.options = options
+        self.endpoint = endpoint
+        self.started = time.monotonic()
+        self.findings: list[Finding] = []
+        self.statements: list[Statement] = []
+        self.tables: list[_Progress] = []
+        self.identity = Identity("", "")
+        self.introduced = False
+
+    def run(self) -> PhaseOutcome:
+        vector, works, findings = survey(self.session, self.options.dimensions)
+        self.findings += findings
+        self.tables = [_Progress(work) for work in works]
+        self.statements = [_shape(work, vector) for work in works if work.missing]
+        if self.context.check or not any(work.missing for work in works):
+            for progress in self.tables:
+                progress.missing_after = progress.work.missing
+            embeddable = sum(work.missing - work.blank for work in works)
+            return self._outcome("drift" if embeddable else "aligned")
+        assert vector is not None  # survey raises without it outside check mode
+        vector.register(self.session)
+        try:
+            with EmbeddingClient(self.endpoint) as client:
+                self._rebuild(client, vector)
+        except psycopg.Error as error:
+            return self._stopped(server_error(self.context.prod, error, doing="rebuilding embeddings"))
+        except (ServiceUnavailable, ServiceUnusable, RequestRejected, LockTimeout) as error:
+            return self._stopped(error)
+        except AlignError as error:
+            return self._outcome("failed", error)
+        return self._outcome("changed" if self._rebuilt else "aligned")
+
+    def _rebuild(self, client: EmbeddingClient, vector: VectorType) -> None:
+        self._show_progress()
+        for progress in self.tables:
+            found = progress.work.found
+            skipped = 1
+            for _ in range(_PASSES):
+                if not skipped:
+                    break
+                skipped = self._pass(client, progress, found, vector)
+            progress.missing_after = self._count(found)
+            left = progress.missing_after - len(progress.quarantined)
+            if left > 0:
+                self.findings.append(
+                    Finding(
+                        "embedding_rows_moving",
+                        "warning",
+                        str(found.table),
+                        f"{left} rows were added or edited while the rebuild ran and have no embedding yet",
+                        "Run the embeddings phase again.",
+                    )
+                )
+        patient = PatientClient(client, self.options.pauses, threading.Event())
+        for progress in self.tables:
+            self._verify(progress, vector, patient)
+        self._require_same_model(client)
+
+    def _pass(self, client: EmbeddingClient, progress: _Progress, found: EmbeddedTable, vector: VectorType) -> int:
+        """One walk over the rows that lack a vector; how many vectors were not wanted any more when they came."""
+        stop = threading.Event()
+        patient = PatientClient(client, self.options.pauses, stop)
+        buffer: list[Embedded] = []
+        flushed = time.monotonic()
+        writer = Writer(self.session, found, vector)
+        unwanted = 0
+
+        def flush() -> None:
+            nonlocal flushed, unwanted
+            if buffer:
+                written = writer.write(buffer)
+                progress.rebuilt += written
+                unwanted += len(buffer) - written
+                _sample(progress, buffer, self.options.sample)
+                buffer.clear()
+            self._show_progress()
+            flushed = time.monotonic()
+
+        def deliver(settled: Settled) -> None:
+            buffer.extend(settled.embedded)
+            if (
+                len(buffer) >= self.options.rows_per_commit
+                or settled.quarantined
+                or time.monotonic() - flushed > _FLUSH_SECONDS
+            ):
+                flush()
+            self._quarantine(progress, settled.quarantined)
+
+        def embeddable() -> Iterator[Sequence[Row]]:
+            limits = Limits(self.options.batch_texts, self.options.batch_characters)
+            rows = rows_without_embedding(self.session, found, limits)
+            known = {row.id for row in progress.quarantined}
+            for batch in batches(rows, limits, known):
+                if batch[0].blank:
+                    self._quarantine(progress, [Quarantined(batch[0].id, BLANK)])
+                    continue
+                if not self.introduced:
+                    require_order(patient)
+                    self.identity = client.identity()
+                    self.introduced = True
+                yield batch
+
+        run_pipeline(
+            embeddable(),
+            patient.settle,
+            deliver,
+            in_flight=self.options.in_flight,
+            stall_timeout=self.options.stall_timeout,
+            stop=stop,
+        )
+        flush()
+        return unwanted
+
+    def _quarantine(self, progress: _Progress, rows: Sequence[Quarantined]) -> None:
+        """Note rows that stay without embedding; raises AlignError above the threshold."""
+        table = progress.work.found.table
+        for row in rows:
+            progress.quarantined.append(row)
+            blank = row.reason == BLANK
+            self.findings.append(
+                Finding(
+                    "embedding_quarantined",
+                    "warning",
+                    f"{table} id {row.id}",
+                    f"The row stays without embedding: {row.reason}.",
+                    "Delete the row or re-upload its document."
+                    if blank
+                    else "Look at the row's text and the service's log; the next run tries it again.",
+                )
+            )
+        count = sum(len(table.quarantined) for table in self.tables)
+        if count > self.options.max_quarantined:
+            raise AlignError(
+                "Too many rows cannot be embedded.",
+                object_name=str(table),
+                expected=f"at most {self.options.max_quarantined} quarantined rows (archon_embeddings_max_quarantined)",
+                found=f"{count}, the last because of: {rows[-1].reason}",
+                remedy="See the findings for the rows; correct the cause or raise the threshold. What was written stays.",
+                code="embedding_too_many_quarantined",
+            )
+
+    def _verify(self, progress: _Progress, vector: VectorType, client: PatientClient) -> None:
+        if not progress.sample:
+            return
+        found = progress.work.found
+        worst = worst_cosine(self.session, found, vector, client, progress.sample)
+        if worst is not None and worst[1] < SAME_COSINE:
+            raise AlignError(
+                "A rebuilt vector does not belong to its row.",
+                object_name=f"{found.table} id {worst[0]}",
+                expected=f"cosine of at least {SAME_COSINE} with its text embedded once more",
+                found=f"cosine {worst[1]:.4f}",
+                remedy="Do not trust this run's vectors: check the service, set them to NULL and run again.",
+                code="embedding_sample_mismatch",
+            )
+
+    def _require_same_model(self, client: EmbeddingClient) -> None:
+        if not self.introduced:
+            return
+        now = client.identity()
+        if self.identity.digest and now.digest and now.digest != self.identity.digest:
+            raise AlignError(
+                "The embedding model changed while the rebuild ran.",
+                object_name=f"model {self.options.model}",
+                expected=f"digest {self.identity.digest}",
+                found=f"digest {now.digest}",
+                remedy="Vectors of two models do not compare: set this run's embeddings to NULL and run again.",
+                code="embedding_model_changed",
+            )
+
+    def _count(self, found: EmbeddedTable) -> int:
+        query = sql.SQL("SELECT count(*) FROM {} WHERE embedding IS NULL").format(found.table.identifier)
+        return int(self.session.value(query))
+
+    @property
+    def _rebuilt(self) -> int:
+        return sum(progress.rebuilt for progress in self.tables)
+
+    def _show_progress(self) -> None:
+        done = sum(progress.rebuilt + len(progress.quarantined) for progress in self.tables)
+        self.session.progress(f"{done}/{sum(progress.work.missing for progress in self.tables)}")
+
+    def _outcome(self, status: Status, error: AlignError | None = None) -> PhaseOutcome:
+        seconds = time.monotonic() - self.started
+        tables = {str(progress.work.found.table): progress.as_dict() for progress in self.tables}
+        totals = {
+            key: sum(table[key] for table in tables.values())
+            for key in ("missing_before", "missing_after", "rebuilt", "quarantined")
+        }
+        # Check mode shows what a run would leave.
+        after = {
+            name: progress.work.blank if status == "drift" else table["missing_after"]
+            for progress, (name, table) in zip(self.tables, tables.items(), strict=True)
+        }
+        return PhaseOutcome(
+            phase="embeddings",
+            status=status,
+            seconds=seconds,
+            changed=bool(self._rebuilt) or status == "drift",
+            statements=self.statements,
+            findings=self.findings,
+            error=error,
+            diff=[
+                {
+                    "before_header": name,
+                    "after_header": name,
+                    "before": f"{table['missing_before']} rows without embedding\n",
+                    "after": f"{after[name]} rows without embedding\n",
+                }
+                for name, table in tables.items()
+                if table["missing_before"] != after[name]
+            ],
+            details={
+                "embeddings": {
+                    **totals,
+                    "rows_per_second": round(self._rebuilt / seconds, 1) if seconds else 0.0,
+                    "tables": tables,
+                    "model": self.options.model,
+                    "digest": self.identity.digest,
+                    "version": self.identity.version,
+                }
+            },
+        )
+
+    def _stopped(self, cause: AlignError) -> PhaseOutcome:
+        stopped = Resumable(
+            f"The rebuild of embeddings stopped. {cause.what}",
+            object_name=cause.object_name,
+            expected=cause.expected,
+            found=cause.found,
+            remedy=f"{cause.remedy} The {self._rebuilt} embeddings written in this run are kept; the next run continues.",
+            code=cause.code,
+        )
+        return self._outcome("resumable", stopped)
+
+
+def _shape(work: Work, vector: VectorType | None) -> Statement:
+    """The statement's shape with the number of rows; its arrays are known only when the service has answered."""
+    shown = vector or VectorType("public", 0, 0, "")
+    return Statement(
+        update_statement(work.found, shown, ("$1", "$2", "$3")).as_string(None),
+        str(work.found.table),
+        f"embed {work.missing - work.blank} rows in place ($1 ids, $2 hashes of the texts read, $3 vectors)",
+    )
+
+
+def _sample(progress: _Progress, written: Sequence[Embedded], size: int) -> None:
+    """Keep up to `size` ids, spread over all that was written so far."""
+    for row in random.sample(written, min(size, len(written))):
+        if len(progress.sample) < size:
+            progress.sample.append(row.id)
+        elif random.random() < size / max(1, progress.rebuilt):  # noqa: S311 - a sample, not a secret
+            progress.sample[random.randrange(size)] = row.id  # noqa: S311

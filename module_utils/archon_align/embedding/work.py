@@ -1,0 +1,118 @@
+"""What there is to embed in PROD, and what stands in the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from ..database.session import Session
+from ..errors import AlignError
+from ..findings import Finding
+from .tables import KINDS, EmbeddedTable, Kind, VectorType, find_table, vector_type
+
+BLANK = "its content is blank"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A table, its rows without embedding, and how many of those have nothing to embed."""
+
+    found: EmbeddedTable
+    missing: int
+    blank: int
+
+
+def survey(session: Session, dimensions: int) -> tuple[VectorType | None, list[Work], list[Finding]]:
+    """pgvector, the work per table, and findings.
+
+    Outside check mode raises AlignError for whatever the schema phase should have created; in check mode that is a
+    finding, and every row counts.
+    """
+    check = session.context.check
+    vector = None
+    findings: list[Finding] = []
+    try:
+        vector = vector_type(session)
+    except AlignError as error:
+        if not check:
+            raise
+        findings.append(Finding(error.code, "info", error.object_name, error.what, error.remedy))
+    works = []
+    for kind in KINDS:
+        found = find_table(session, kind, vector)
+        if found is None:
+            findings.append(_absent(session, kind))
+            continue
+        problem = _obstacle(session, found, dimensions)
+        if problem is not None:
+            if not check or "id" in found.missing_columns:
+                raise problem
+            findings.append(
+                Finding(
+                    problem.code,
+                    "info",
+                    problem.object_name,
+                    f"expected {problem.expected}, found {problem.found}: the schema phase comes first",
+                    problem.remedy,
+                )
+            )
+        works.append(_count(session, found))
+    if not works and not check:
+        raise AlignError(
+            "There is no table to embed.",
+            object_name=f"{session.target.name}: {', '.join(session.context.schemas)}",
+            expected=" or ".join(kind.table for kind in KINDS),
+            found="neither",
+            remedy="Run the schema phase, or correct archon_schema_names.",
+            code="embedding_tables_missing",
+        )
+    return vector, works, findings
+
+
+def _absent(session: Session, kind: Kind) -> Finding:
+    return Finding(
+        "embedding_table_missing",
+        "info" if session.context.check else "warning",
+        f"{session.context.schemas[0]}.{kind.table}",
+        "The table does not exist, so nothing of it is embedded.",
+        "Run the schema phase; if DEV lacks the table too, nothing is lost.",
+    )
+
+
+def _obstacle(session: Session, found: EmbeddedTable, dimensions: int) -> AlignError | None:
+    """Why this table cannot take vectors of `dimensions` yet, or None."""
+    name = f"{session.target.name}: {found.table}"
+    remedy = "Run the schema phase (--tags schema) first."
+    if found.missing_columns:
+        wrong = found.declared and found.missing_columns == ("embedding",)
+        return AlignError(
+            "A table lacks columns that embeddings need.",
+            object_name=name,
+            expected=f"columns {', '.join(('id', *found.kind.columns))} and embedding of pgvector's type vector",
+            found=f"embedding of type {found.declared}" if wrong else f"no {', '.join(found.missing_columns)}",
+            remedy=remedy,
+            code="embedding_column_missing",
+        )
+    if found.dimensions not in (None, dimensions):
+        return AlignError(
+            "The embedding column has another dimension than the model.",
+            object_name=f"{name}.embedding",
+            expected=f"vector({dimensions})",
+            found=found.declared,
+            remedy=f"{remedy[:-1]}, or correct archon_embedding_dimensions.",
+            code="embedding_column_dimension",
+        )
+    return None
+
+
+def _count(session: Session, found: EmbeddedTable) -> Work:
+    without = sql.SQL("") if "embedding" in found.missing_columns else sql.SQL("WHERE page.embedding IS NULL")
+    blank = sql.SQL("false") if "content" in found.missing_columns else found.blank
+    row = session.row(
+        sql.SQL(
+            "SELECT count(*) AS missing, count(*) FILTER (WHERE {blank}) AS blank FROM {table} AS page {without}"
+        ).format(blank=blank, table=found.table.identifier, without=without)
+    )
+    assert row is not None  # an aggregate always yields a row
+    return Work(found, row["missing"], row["blank"])

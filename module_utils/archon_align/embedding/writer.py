@@ -1,0 +1,82 @@
+"""The writer: many vectors in one binary statement, and only where a row still lacks one for the text that was read."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import errors as pg
+from psycopg import sql
+
+from ..database.run_lock import require_own_lock
+from ..database.session import Session
+from ..errors import LockTimeout
+from .tables import EmbeddedTable, VectorType, server_words
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One row's new vector, with the hash of the text it was made from."""
+
+    id: int
+    text_hash: int
+    vector: NDArray[np.float32]
+
+
+def update_statement(found: EmbeddedTable, vector: VectorType, placeholders: Sequence[str]) -> sql.Composable:
+    """The set-based UPDATE; `placeholders` stand for the arrays of ids, hashes and vectors.
+
+    It takes ROW EXCLUSIVE only.
+    """
+    ids, hashes, vectors = (sql.SQL(name) for name in placeholders)
+    return sql.SQL(
+        "UPDATE {table} AS page SET embedding = fresh.embedding FROM ROWS FROM ("
+        "pg_catalog.unnest({ids}::bigint[]), pg_catalog.unnest({hashes}::bigint[]), pg_catalog.unnest({vectors}::{array})"
+        ") AS fresh(id, text_hash, embedding)"
+        " WHERE page.id = fresh.id AND page.embedding IS NULL AND {text_hash} = fresh.text_hash"
+    ).format(
+        table=found.table.identifier,
+        ids=ids,
+        hashes=hashes,
+        vectors=vectors,
+        array=vector.array,
+        text_hash=found.text_hash,
+    )
+
+
+class Writer:
+    """Writes vectors of one table on one session that has pgvector registered."""
+
+    def __init__(self, session: Session, found: EmbeddedTable, vector: VectorType) -> None:
+        self._session = session
+        self._found = found
+        self._update = update_statement(found, vector, ("%b", "%b", "%b"))
+
+    def write(self, rows: Sequence[Embedded]) -> int:
+        """Store `rows` in one short transaction; how many still wanted their vector.
+
+        Raises LockLost, LockTimeout, or psycopg.Error.
+        """
+        arrays = ([row.id for row in rows], [row.text_hash for row in rows], [row.vector for row in rows])
+        attempts = self._session.context.lock_attempts
+        for attempt in range(1, attempts + 1):
+            require_own_lock(self._session)
+            try:
+                return self._session.execute(self._update, arrays)
+            except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
+                # Somebody edits one of these rows; all our locks are gone now, so they can finish.
+                if attempt == attempts:
+                    raise LockTimeout(
+                        "Rows could not be written because somebody keeps them locked.",
+                        object_name=f"{self._session.target.name}: {self._found.table}",
+                        expected=f"row locks within {attempts} tries of {self._session.context.lock_timeout} s each",
+                        found=server_words(error),
+                        remedy="See pg_locks for the session that holds them, end it or wait, and run again.",
+                        code="lock_timeout",
+                    ) from error
+                time.sleep(random.uniform(0.05, 0.4))  # noqa: S311 - jitter between tries, nothing secret
+        raise AssertionError("unreachable: the last attempt either returned or raised")

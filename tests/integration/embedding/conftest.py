@@ -1,0 +1,88 @@
+"""What the tests of embeddings share: a healthy service and a PROD with pages that lack their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from archon_align.context import Context
+from archon_align.embedding.phase import Options
+
+from lab.embedding_service import RunningService, serve
+
+MODEL = "nomic-embed-text"
+TABLES = """
+CREATE TABLE archon_crawled_pages (
+  id bigserial PRIMARY KEY, url varchar NOT NULL, chunk_number integer NOT NULL, content text NOT NULL,
+  metadata jsonb NOT NULL DEFAULT '{{}}', source_id text NOT NULL DEFAULT 'src', embedding {schema}.vector({dimensions}),
+  created_at timestamptz NOT NULL DEFAULT now(), UNIQUE (url, chunk_number));
+CREATE TABLE archon_code_examples (
+  id bigserial PRIMARY KEY, url varchar NOT NULL, chunk_number integer NOT NULL, content text NOT NULL,
+  summary text NOT NULL, metadata jsonb NOT NULL DEFAULT '{{}}', source_id text NOT NULL DEFAULT 'src',
+  embedding {schema}.vector({dimensions}), created_at timestamptz NOT NULL DEFAULT now(), UNIQUE (url, chunk_number));
+"""
+SUBJECTS = ("violins", "volcanoes", "compilers", "bread", "glaciers", "chess", "bees", "sailing", "vaccines", "bridges")
+PAGES = [
+    f"Page {n} is about {SUBJECTS[n % 10]} number {n}, with {SUBJECTS[(n // 10) % 10]} in passing. It closes with {'x' * (n % 7)}."
+    for n in range(93)
+]
+EXAMPLES = [(f"def f{n}():\n    return {n}", f"Returns {n} for {SUBJECTS[n % 10]}") for n in range(12)]
+
+
+@pytest.fixture(scope="session")
+def shared_service() -> Iterator[RunningService]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def service(shared_service: RunningService) -> Iterator[RunningService]:
+    """A healthy embedding service; faults that a test sets end with it."""
+    shared_service.set_faults()
+    shared_service.forget_requests()
+    yield shared_service
+    shared_service.set_faults()
+
+
+@pytest.fixture
+def fill() -> Callable[[str], None]:
+    """Call with a DSN to insert 93 pages and 12 code examples, all without vector."""
+
+    def insert(dsn: str) -> None:
+        with psycopg.connect(dsn, autocommit=True) as owner, owner.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO archon_crawled_pages (url, chunk_number, content) VALUES (%s, %s, %s)",
+                [(f"https://example.org/{n // 4}", n % 4, text) for n, text in enumerate(PAGES)],
+            )
+            cursor.executemany(
+                "INSERT INTO archon_code_examples (url, chunk_number, content, summary) VALUES (%s, %s, %s, %s)",
+                [("https://example.org/code", n, *texts) for n, texts in enumerate(EXAMPLES)],
+            )
+
+    return insert
+
+
+@pytest.fixture
+def prod(new_database: Callable[[str], str], fill: Callable[[str], None]) -> str:
+    dsn = new_database(TABLES.format(schema="public", dimensions=768))
+    fill(dsn)
+    return dsn
+
+
+@pytest.fixture
+def options(service: RunningService) -> Callable[..., Options]:
+    """Options against the service, impatient ones; others by keyword."""
+
+    def make(**fields: object) -> Options:
+        chosen = {"timeout": 10.0, "pauses": (0.02, 0.05), **fields}
+        return Options(**{"base_url": service.base_url, "model": MODEL, "dimensions": 768, **chosen})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def ready(prod: str, make_context: Callable[..., Context], hold_run_lock: Callable[..., object]) -> Context:
+    """The context of a run that holds PROD's lock."""
+    hold_run_lock(prod)
+    return make_context(prod, prod, phase="embeddings")
