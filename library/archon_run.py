@@ -106,7 +106,7 @@ error:
     what: Another run is active on PROD.
 """
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 

@@ -1,0 +1,137 @@
+"""Preflight as a phase: look at everything, then fail once with all that is wrong, or hand on what was found."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from ..context import Context
+from ..database.failures import server_error
+from ..database.session import Session, open_session
+from ..database.target import Target
+from ..errors import AlignError
+from ..findings import Finding
+from ..outcome import PhaseOutcome
+from . import checks
+from .facts import DatabaseFacts, read_facts, read_only_source
+from .pooler import require_own_backend
+from .problems import PreflightFailed
+from .surroundings import disk_for, embedding_service, pg_dump_for
+
+_STATEMENT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What preflight demands. `min_version` is a PostgreSQL major version; `min_free_mb` MiB to spare on the disk.
+
+    An empty `pg_dump` means the bundled one; an empty `embedding_base_url` leaves the embedding service out.
+    """
+
+    min_version: int = 14
+    min_free_mb: int = 200
+    pg_dump: str = ""
+    embedding_base_url: str = ""
+    embedding_model: str = ""
+    embedding_dimensions: int = 768
+
+
+def run(context: Context, options: Options) -> PhaseOutcome:
+    """Look at everything a run needs; nothing is changed. The outcome's error tells every problem found."""
+    started = time.monotonic()
+    problems: list[AlignError] = []
+    findings: list[Finding] = []
+    details: dict[str, Any] = {}
+    needed = frozenset(table.name for table in context.protected)
+    with ExitStack() as stack:
+        sessions = [
+            session
+            for target in (context.prod, context.dev)
+            if (session := _connected(context, target, stack, problems)) is not None
+        ]
+        if len(sessions) == 2 and same_database(*sessions):
+            problems.append(_same_database(context))
+            sessions.pop()  # whatever is wrong with it is told once
+        for session in sessions:
+            facts = _facts(context, session, problems)
+            if facts is None:
+                continue
+            details[session.target.name.lower()] = facts.as_dict()
+            problems += checks.problems(facts, min_version=options.min_version, needed=needed)
+            findings += checks.findings(facts, needed=needed)
+            if session.target is context.prod:
+                _surroundings(context, options, facts, problems, details)
+    if options.embedding_base_url:
+        details["embedding_service"], told = embedding_service(
+            options.embedding_base_url, options.embedding_model, options.embedding_dimensions
+        )
+        findings += told
+    details["problems"] = [problem.as_dict() for problem in problems]
+    return PhaseOutcome(
+        "preflight",
+        "failed" if problems else "aligned",
+        seconds=time.monotonic() - started,
+        findings=findings,
+        details={"preflight": details},
+        error=PreflightFailed(problems) if problems else None,
+    )
+
+
+def _connected(context: Context, target: Target, stack: ExitStack, problems: list[AlignError]) -> Session | None:
+    """A session on `target` that is really its own, or None and a problem more."""
+    try:
+        require_own_backend(context, target)
+        return stack.enter_context(open_session(context, target, read_only=True, statement_timeout=_STATEMENT_TIMEOUT))
+    except AlignError as error:
+        problems.append(error)
+        return None
+
+
+def _facts(context: Context, session: Session, problems: list[AlignError]) -> DatabaseFacts | None:
+    try:
+        return read_facts(session, read_only_source(context, session.target))
+    except AlignError as error:
+        problems.append(error)
+    except psycopg.Error as error:
+        problems.append(server_error(session.target, error, doing="reading its catalogue"))
+    return None
+
+
+def _surroundings(
+    context: Context, options: Options, facts: DatabaseFacts, problems: list[AlignError], details: dict[str, Any]
+) -> None:
+    try:
+        tool = pg_dump_for(facts.version, facts.major, options.pg_dump)
+        details["pg_dump"] = {"path": str(tool.path), "version": tool.version}
+    except AlignError as error:
+        problems.append(error)
+    try:
+        disk = disk_for(context.run.artifacts, facts.size_bytes, options.min_free_mb)
+        details["disk"] = {"free_bytes": disk.free_bytes, "needed_bytes": disk.needed_bytes}
+    except AlignError as error:
+        problems.append(error)
+
+
+def same_database(first: Session, second: Session) -> bool:
+    """Whether two sessions are on the same database, whatever their DSNs say: an advisory lock of one stops the other."""
+    keys: Sequence[int] = (secrets.randbits(31), secrets.randbits(31))
+    with first.transaction(), second.transaction():
+        statement = "SELECT pg_try_advisory_xact_lock(%s, %s)"
+        return bool(first.value(statement, keys)) and not second.value(statement, keys)
+
+
+def _same_database(context: Context) -> AlignError:
+    return AlignError(
+        "DEV and PROD are the same database.",
+        object_name="archon_dsn of DEV and of PROD",
+        expected="two different databases",
+        found="the same DSN" if context.prod.dsn == context.dev.dsn else "two DSNs that lead to one database",
+        remedy="Correct archon_dsn of one of them in the inventory.",
+        code="same_database",
+    )

@@ -1,0 +1,135 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The callback archon_progress: what a run is doing right now, while its tasks are still at work."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = r"""
+name: archon_progress
+type: aggregate
+short_description: Show the progress of a run of archon-align while its tasks are at work
+description:
+  - Follows the C(events.jsonl) that the run's keeper writes, from the moment M(archon_run) has started the run, and prints a
+    line such as C(embeddings  64/105  61 %) whenever a phase's progress has changed.
+  - Prints each change on a terminal, and at most one line per phase every two seconds elsewhere.
+  - Warns at once when the run lock on PROD is lost.
+requirements:
+  - enable it as C(callbacks_enabled = archon_progress) in ansible.cfg
+"""
+
+EVENTS_FILE = "events.jsonl"
+POLL_SECONDS = 0.5
+QUIET_SECONDS = 2.0
+
+
+class Tail:
+    """The lines appended to a file since the last look; half a line is left for the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def events(self) -> list[dict[str, Any]]:
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._offset)
+                text = stream.read()
+        except OSError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        found = []
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                found.append(event)
+        return found
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no type information
+    """Follows every run that is started, until the playbook is over."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "archon_progress"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._over = threading.Event()
+        self._tails: dict[str, Tail] = {}
+        self._thread: threading.Thread | None = None
+        self._waiting: dict[tuple[str, str], str] = {}
+        self._shown_at: dict[tuple[str, str], float] = {}
+        self._task_began = ""
+        self._pause = 0.0 if sys.stdout.isatty() else QUIET_SECONDS
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        found = result.result
+        if str(result.task.action).rpartition(".")[2] != "archon_run" or not isinstance(found, dict):
+            return
+        folder = found.get("artifacts_dir")
+        if not isinstance(folder, str) or folder in self._tails:
+            return
+        # A new dictionary, because the thread may be going through the old one.
+        self._tails = {**self._tails, folder: Tail(Path(folder) / EVENTS_FILE)}
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._follow, name="archon_progress", daemon=True)
+            self._thread.start()
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible's signature
+        # What an earlier task had last reached would only puzzle below the next one's name.
+        self._task_began = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._waiting.clear()
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2 * POLL_SECONDS)
+
+    def _follow(self) -> None:
+        """The thread's work. Showing progress must never break a run, so an error only ends the showing."""
+        try:
+            while True:
+                last_look = self._over.wait(POLL_SECONDS)
+                for run, tail in self._tails.items():
+                    for event in tail.events():
+                        self._take(run, event)
+                if last_look:
+                    return
+                self._show()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._display.warning(f"archon_progress: {type(error).__name__}: {error}")
+
+    def _take(self, run: str, event: dict[str, Any]) -> None:
+        kind = event.get("kind")
+        if kind == "progress" and str(event.get("at")) >= self._task_began:
+            self._waiting[run, str(event.get("phase"))] = str(event.get("text"))
+        elif kind == "lock_lost":
+            self._display.warning(
+                f"archon-align: the run lock on PROD was lost ({event.get('reason')}); nothing is written without it."
+            )
+
+    def _show(self) -> None:
+        """Print what has changed; what comes too soon after the last line of its phase waits for the next look."""
+        now = time.monotonic()
+        for key, text in list(self._waiting.items()):
+            if now - self._shown_at.get(key, 0.0) >= self._pause:
+                run, phase = key
+                whose = f" ({Path(run).name})" if len(self._tails) > 1 else ""
+                self._display.display(f"  {phase:<11} {text}{whose}")
+                self._shown_at[key] = now
+                self._waiting.pop(key, None)
