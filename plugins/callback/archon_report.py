@@ -129,15 +129,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         if known.reported:
             report = reports.read(run.artifacts / JSON_NAME)
         elif known.results:
+            looks: dict[str, Any] = {"before": {}, "after": {}}
+            for moment in looks:
+                self._guarded(lambda moment=moment: looks.update({moment: reports.snapshot(run, moment)}))
             report = reports.build(
                 run,
                 known.results,
                 known.started_at or reports.started_at(run),
                 datetime.now(UTC).isoformat(timespec="seconds"),
-                before=reports.snapshot(run, "before"),
-                after=reports.snapshot(run, "after"),
+                **looks,
             )
-            reports.write(run, report)
+            self._guarded(reports.write, run, report)
         else:
             return
         self._display.display("\n" + reports.summary(report, run.artifacts))

@@ -43,7 +43,7 @@ def snapshot(run: Run, moment: Literal["before", "after"]) -> dict[str, Observat
     try:
         recorded = json.loads(path.read_bytes())
         return {str(table): Observation.of(look) for table, look in recorded["protected"].items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlignError(
