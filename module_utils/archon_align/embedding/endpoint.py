@@ -6,6 +6,7 @@ import ipaddress
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import AlignError
@@ -86,6 +87,12 @@ class Endpoint:
     timeout: float = 60.0
     connect_timeout: float = 5.0
     token: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, base_url: str, model: str, dimensions: int, *, timeout: float, token_file: str = "") -> Self:
+        """The endpoint with the token read from `token_file`, if one is named. Raises AlignError."""
+        token = read_token(token_file) if token_file else ""
+        return cls(base_url, model, dimensions, timeout=timeout, token=token)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", normalised(self.base_url))

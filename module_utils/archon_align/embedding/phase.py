@@ -19,7 +19,7 @@ from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..plan import Statement
 from .client import EmbeddingClient, Identity
-from .endpoint import Endpoint, read_token
+from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
 from .pipeline import run_pipeline
 from .quarantine import PatientClient, Quarantined, Settled
@@ -36,16 +36,12 @@ _FLUSH_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The rebuild's options; times in seconds.
+    """The rebuild's options; times are in seconds.
 
     `pauses` are the waits before each further try of a request that the service could not take.
     """
 
-    base_url: str
-    model: str
-    dimensions: int
-    timeout: float = 60.0
-    token_file: str = ""
+    endpoint: Endpoint
     batch_texts: int = 64
     batch_characters: int = 100_000
     rows_per_commit: int = 512
@@ -54,11 +50,6 @@ class Options:
     stall_timeout: float = 300.0
     pauses: tuple[float, ...] = (0.5, 2.0, 5.0, 15.0, 30.0)
     sample: int = 5
-
-    def endpoint(self) -> Endpoint:
-        """The service; raises AlignError when URL, model or token cannot be used."""
-        token = read_token(self.token_file) if self.token_file else ""
-        return Endpoint(self.base_url, self.model, self.dimensions, timeout=self.timeout, token=token)
 
 
 @dataclass(slots=True)
@@ -88,20 +79,18 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     the written vectors do not prove right, it is `failed`; either holds the error and what was done. Raises AlignError
     when it fails before anything was written.
     """
-    endpoint = options.endpoint()
     with open_session(context, context.prod) as session:
         try:
-            return _Rebuild(session, options, endpoint).run()
+            return _Rebuild(session, options).run()
         except psycopg.Error as error:
             raise server_error(context.prod, error, doing="looking for missing embeddings") from error
 
 
 class _Rebuild:
-    def __init__(self, session: Session, options: Options, endpoint: Endpoint) -> None:
+    def __init__(self, session: Session, options: Options) -> None:
         self.session = session
         self.context = session.context
         self.options = options
-        self.endpoint = endpoint
         self.started = time.monotonic()
         self.findings: list[Finding] = []
         self.statements: list[Statement] = []
@@ -110,7 +99,7 @@ class _Rebuild:
         self.introduced = False
 
     def run(self) -> PhaseOutcome:
-        vector, works, findings = survey(self.session, self.options.dimensions)
+        vector, works, findings = survey(self.session, self.options.endpoint.dimensions)
         self.findings += findings
         self.tables = [_Progress(work) for work in works]
         self.statements = [_shape(work, vector) for work in works if work.missing]
@@ -122,7 +111,7 @@ class _Rebuild:
         assert vector is not None  # survey raises without it outside check mode
         vector.register(self.session)
         try:
-            with EmbeddingClient(self.endpoint) as client:
+            with EmbeddingClient(self.options.endpoint) as client:
                 self._rebuild(client, vector)
         except psycopg.Error as error:
             return self._stopped(server_error(self.context.prod, error, doing="rebuilding embeddings"))
@@ -263,7 +252,7 @@ class _Rebuild:
         if self.identity.digest and now.digest and now.digest != self.identity.digest:
             raise AlignError(
                 "The embedding model changed while the rebuild ran.",
-                object_name=f"model {self.options.model}",
+                object_name=f"model {self.options.endpoint.model}",
                 expected=f"digest {self.identity.digest}",
                 found=f"digest {now.digest}",
                 remedy="Vectors of two models do not compare: set this run's embeddings to NULL and run again.",
@@ -317,7 +306,7 @@ class _Rebuild:
                     **totals,
                     "rows_per_second": round(self._rebuilt / seconds, 1) if seconds else 0.0,
                     "tables": tables,
-                    "model": self.options.model,
+                    "model": self.options.endpoint.model,
                     "digest": self.identity.digest,
                     "version": self.identity.version,
                 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from archon_align.context import Context
+from archon_align.embedding.endpoint import Endpoint
 from archon_align.embedding.phase import Options
 
 from lab.embedding_service import RunningService, serve
@@ -74,9 +75,9 @@ def prod(new_database: Callable[[str], str], fill: Callable[[str], None]) -> str
 def options(service: RunningService) -> Callable[..., Options]:
     """Options against the service, impatient ones; others by keyword."""
 
-    def make(**fields: object) -> Options:
-        chosen = {"timeout": 10.0, "pauses": (0.02, 0.05), **fields}
-        return Options(**{"base_url": service.base_url, "model": MODEL, "dimensions": 768, **chosen})  # type: ignore[arg-type]
+    def make(*, timeout: float = 10.0, model: str = MODEL, base_url: str = "", **fields: object) -> Options:
+        endpoint = Endpoint(base_url or service.base_url, model, 768, timeout=timeout)
+        return Options(endpoint, **{"pauses": (0.02, 0.05), **fields})  # type: ignore[arg-type]
 
     return make
 

@@ -1,0 +1,167 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Phase 4, the probe of the embedding service."""
+
+DOCUMENTATION = r"""
+module: archon_embedding_service
+short_description: Prove that the embedding service answers with the right model and dimension
+description:
+  - Sends the plan's real call (input C(test)) to the service, from the host that the task runs on.
+  - Fails, naming the remedy, when the service does not answer, lacks the model, or answers wrongly.
+  - With O(prod_dsn) the model's dimension is compared with the C(embedding) columns of PROD, or of DEV where the schema phase
+    has yet to bring PROD's into line. Without, it connects to nothing but the service and needs no run.
+attributes:
+  check_mode:
+    description: Runs in full, because embedding requests change nothing.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Never changes anything.
+    support: full
+options:
+  base_url:
+    description: The service's OpenAI-compatible address. A bare host gets C(/v1).
+    type: str
+    required: true
+  model:
+    description: The model's name as the service knows it.
+    type: str
+    required: true
+  dimensions:
+    description: The length that the model's vectors must have, in numbers.
+    type: int
+    required: true
+  timeout:
+    description: Seconds one request may take.
+    type: float
+    default: 60.0
+  token_file:
+    description: A file of mode 0600 with the bearer token that the service wants, on the host that the task runs on.
+    type: path
+  run_id:
+    description: The run, as the module archon_run returned it. Needed with O(prod_dsn).
+    type: str
+  artifacts_dir:
+    description: The run's folder for artifacts. Needed with O(prod_dsn).
+    type: path
+  prod_dsn:
+    description: libpq URI or key=value string of PROD, to compare dimensions.
+    type: str
+  dev_dsn:
+    description: libpq URI or key=value string of DEV. Needed with O(prod_dsn).
+    type: str
+  schema_names:
+    description: The schemas that are aligned.
+    type: list
+    elements: str
+    default: [public]
+  protected_tables:
+    description: Tables to protect besides those that always are.
+    type: list
+    elements: str
+    default: []
+  connect_timeout:
+    description: Seconds to wait for a database connection.
+    type: float
+    default: 10.0
+  statement_timeout:
+    description: Seconds one statement may take.
+    type: float
+    default: 300.0
+author:
+  - archon-align maintainers
+"""
+
+EXAMPLES = r"""
+- name: The embedding service answers from production's side
+  archon_embedding_service:
+    base_url: http://10.202.28.47:11434/v1
+    model: nomic-embed-text
+    dimensions: 768
+"""
+
+RETURN = r"""
+status:
+  description: Always C(aligned); a failure is a failure.
+  returned: success
+  type: str
+  sample: aligned
+findings:
+  description: What a person should know, each with code, severity, object, message and remedy.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+details:
+  description: What answered. C(version) and C(digest) are empty for services other than Ollama.
+  returned: success
+  type: dict
+  sample:
+    embedding_service:
+      url: http://10.202.28.47:11434/v1/embeddings
+      model: nomic-embed-text
+      dimension: 768
+      latency_ms: 21.3
+      version: 0.12.6
+      digest: 0a109f422b47
+error:
+  description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
+  returned: failure
+  type: dict
+  sample:
+    code: embedding_model_missing
+    what: The embedding service cannot be used.
+    object: http://10.202.28.47:11434/v1/embeddings
+    expected: model nomic-embed-text present
+    found: "HTTP 404: model 'nomic-embed-text' not found"
+    remedy: "On the service's host run: ollama pull nomic-embed-text"
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+MISSING = None
+try:
+    from ansible.module_utils.archon_align.embedding import service
+    from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
+except ImportError as error:  # httpx and friends may be missing on the host that runs this
+    MISSING = error
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+
+DATABASE_OPTIONS = ("run_id", "artifacts_dir", "prod_dsn", "dev_dsn")
+
+
+def main():
+    shared = {name: {**option, "required": False} for name, option in PHASE_OPTIONS.items()}
+    module = AnsibleModule(
+        argument_spec={
+            **shared,
+            "base_url": {"type": "str", "required": True},
+            "model": {"type": "str", "required": True},
+            "dimensions": {"type": "int", "required": True},
+            "timeout": {"type": "float", "default": 60.0},
+            "token_file": {"type": "path", "no_log": False},
+        },
+        required_by={"prod_dsn": [name for name in DATABASE_OPTIONS if name != "prod_dsn"]},
+        supports_check_mode=True,
+    )
+    require_libraries(module, MISSING)
+    options = module.params
+    finish(
+        module,
+        lambda: service.probe(
+            Endpoint.of(
+                options["base_url"],
+                options["model"],
+                options["dimensions"],
+                timeout=options["timeout"],
+                token_file=options["token_file"] or "",
+            ),
+            context_of(module, "embeddings") if options["prod_dsn"] else None,
+        ).as_result(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Phase 4, the rebuild of missing embeddings."""
+
+DOCUMENTATION = r"""
+module: archon_embeddings
+short_description: Rebuild missing embeddings in place
+description:
+  - Embeds every row of PROD's C(archon_crawled_pages) and C(archon_code_examples) whose C(embedding) is NULL, from the text that
+    Archon itself embeds. Nothing else of a row changes, and no row is deleted or moved.
+  - Every vector is checked before it is stored (order, count, dimension, finite, not zero, length), and a sample of the stored ones
+    is embedded again afterwards.
+  - A row that the service refuses for itself, or whose content is blank, is quarantined as a finding; the rest goes on.
+  - When the service gives out, the module fails with status C(resumable). What was written stays and the next run continues.
+  - No transaction is open while the service is waited for. Rows are written by one worker, under the run lock of PROD.
+attributes:
+  check_mode:
+    description: Counts the rows and shows the statement's shape. The service is not called.
+    support: full
+  diff_mode:
+    description: Shows the rows without embedding per table, before and after.
+    support: full
+  idempotent:
+    description: Rows that have an embedding are never touched; a second run changes nothing.
+    support: full
+options:
+  run_id:
+    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
+    type: str
+    required: true
+  artifacts_dir:
+    description: The run's folder for artifacts.
+    type: path
+    required: true
+  prod_dsn:
+    description: libpq URI or key=value string of PROD.
+    type: str
+    required: true
+  dev_dsn:
+    description: libpq URI or key=value string of DEV.
+    type: str
+    required: true
+  schema_names:
+    description: The schemas that are aligned. Archon's tables are in the first that has them.
+    type: list
+    elements: str
+    default: [public]
+  protected_tables:
+    description: Tables to protect besides those that always are.
+    type: list
+    elements: str
+    default: []
+  connect_timeout:
+    description: Seconds to wait for a database connection.
+    type: float
+    default: 10.0
+  statement_timeout:
+    description: Seconds one statement may take.
+    type: float
+    default: 300.0
+  base_url:
+    description: The embedding service's OpenAI-compatible address. A bare host gets C(/v1).
+    type: str
+    required: true
+  model:
+    description: The model's name as the service knows it.
+    type: str
+    required: true
+  dimensions:
+    description: Length of the model's vectors and of the C(embedding) columns, in numbers.
+    type: int
+    required: true
+  timeout:
+    description: Seconds one embedding request may take.
+    type: float
+    default: 60.0
+  token_file:
+    description: A file of mode 0600 with the bearer token that the service wants, on the host that the task runs on.
+    type: path
+  batch_texts:
+    description: Texts in one request, at most.
+    type: int
+    default: 64
+  batch_characters:
+    description: Characters in one request, at most. A longer text travels alone.
+    type: int
+    default: 100000
+  rows_per_commit:
+    description: Rows written in one transaction, at most about.
+    type: int
+    default: 512
+  in_flight:
+    description: Requests under way at a time. Two keep a service busy that serves one at a time, as Ollama does.
+    type: int
+    default: 2
+  max_quarantined:
+    description: The module fails when more rows than this cannot be embedded.
+    type: int
+    default: 100
+  stall_timeout:
+    description: Seconds without a finished batch after which the module gives up, resumable.
+    type: float
+    default: 300.0
+author:
+  - archon-align maintainers
+"""
+
+EXAMPLES = r"""
+- name: Rebuild missing embeddings
+  archon_embeddings:
+    run_id: "{{ archon_run_id }}"
+    artifacts_dir: "{{ archon_artifacts_dir }}"
+    prod_dsn: "{{ archon_prod_dsn }}"
+    dev_dsn: "{{ archon_dev_dsn }}"
+    base_url: http://10.202.28.47:11434/v1
+    model: nomic-embed-text
+    dimensions: 768
+"""
+
+RETURN = r"""
+status:
+  description: C(aligned), C(changed), C(drift) (check mode, rows would be embedded), C(resumable) or C(failed).
+  returned: always
+  type: str
+  sample: changed
+seconds:
+  description: Time taken, in seconds.
+  returned: success
+  type: float
+  sample: 1.214
+statements:
+  description: The shape of the writing statement per table with missing rows; its arrays are known only when the service has answered.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - UPDATE "public"."archon_crawled_pages" AS page SET embedding = fresh.embedding FROM …
+findings:
+  description: What a person should know, each with code, severity, object, message and remedy.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+details:
+  description: The phase's part of the report.
+  returned: always
+  type: dict
+  sample:
+    embeddings:
+      missing_before: 105
+      missing_after: 0
+      rebuilt: 105
+      quarantined: 0
+      rows_per_second: 412.5
+      model: nomic-embed-text
+      digest: 0a109f422b47
+      version: 0.12.6
+      tables:
+        public.archon_crawled_pages:
+          missing_before: 93
+          missing_after: 0
+          rebuilt: 93
+          quarantined: 0
+error:
+  description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
+  returned: failure
+  type: dict
+  sample:
+    code: embedding_unreachable
+    what: The rebuild of embeddings stopped. The embedding service does not answer.
+    object: http://10.202.28.47:11434/v1/embeddings
+    expected: a service listening there
+    found: "[Errno 111] Connection refused"
+    remedy: Check that the service runs and is reachable from this host, then run again. The 64 embeddings written in this run are kept; the next run continues.
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+MISSING = None
+try:
+    from ansible.module_utils.archon_align.embedding import phase
+    from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
+except ImportError as error:  # psycopg and friends may be missing on the host that runs this
+    MISSING = error
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+
+OWN = {
+    "batch_texts": {"type": "int", "default": 64},
+    "batch_characters": {"type": "int", "default": 100_000},
+    "rows_per_commit": {"type": "int", "default": 512},
+    "in_flight": {"type": "int", "default": 2},
+    "max_quarantined": {"type": "int", "default": 100},
+    "stall_timeout": {"type": "float", "default": 300.0},
+}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **PHASE_OPTIONS,
+            "base_url": {"type": "str", "required": True},
+            "model": {"type": "str", "required": True},
+            "dimensions": {"type": "int", "required": True},
+            "timeout": {"type": "float", "default": 60.0},
+            "token_file": {"type": "path", "no_log": False},
+            **OWN,
+        },
+        supports_check_mode=True,
+    )
+    require_libraries(module, MISSING)
+    options = module.params
+
+    def work():
+        endpoint = Endpoint.of(
+            options["base_url"],
+            options["model"],
+            options["dimensions"],
+            timeout=options["timeout"],
+            token_file=options["token_file"] or "",
+        )
+        chosen = phase.Options(endpoint, **{name: options[name] for name in OWN})
+        return phase.run(context_of(module, "embeddings"), chosen).as_result()
+
+    finish(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Phase 4, the vector index and the proof of search."""
+
+DOCUMENTATION = r"""
+module: archon_search
+short_description: Build a vector index that finds, and prove vector search
+description:
+  - Measures recall@10 of PROD's vector index against an exact scan, with the session defaults that Archon queries with. An index
+    that is missing, has more lists than rows, or finds less than O(index_min_recall) is replaced by an hnsw index for cosine
+    search. A good index is left alone.
+  - Then proves search through C(match_archon_crawled_pages) and C(match_archon_code_examples), as C(service_role) where the
+    session's user may become that role, with vectors of known queries. No result may lack its similarity.
+  - Nothing is undone when the proof fails.
+attributes:
+  check_mode:
+    description: Predicts the index statements. Search is proved where embeddings exist, because asking changes nothing.
+    support: full
+  diff_mode:
+    description: Shows the index statements.
+    support: full
+  idempotent:
+    description: A good index is left alone; a second run changes nothing.
+    support: full
+options:
+  run_id:
+    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
+    type: str
+    required: true
+  artifacts_dir:
+    description: The run's folder for artifacts.
+    type: path
+    required: true
+  prod_dsn:
+    description: libpq URI or key=value string of PROD.
+    type: str
+    required: true
+  dev_dsn:
+    description: libpq URI or key=value string of DEV.
+    type: str
+    required: true
+  schema_names:
+    description: The schemas that are aligned. Archon's tables are in the first that has them.
+    type: list
+    elements: str
+    default: [public]
+  protected_tables:
+    description: Tables to protect besides those that always are.
+    type: list
+    elements: str
+    default: []
+  connect_timeout:
+    description: Seconds to wait for a database connection.
+    type: float
+    default: 10.0
+  statement_timeout:
+    description: Seconds one statement may take.
+    type: float
+    default: 300.0
+  base_url:
+    description: The embedding service's OpenAI-compatible address. A bare host gets C(/v1).
+    type: str
+    required: true
+  model:
+    description: The model's name as the service knows it.
+    type: str
+    required: true
+  dimensions:
+    description: Length of the model's vectors and of the C(embedding) columns, in numbers.
+    type: int
+    required: true
+  timeout:
+    description: Seconds one embedding request may take.
+    type: float
+    default: 60.0
+  token_file:
+    description: A file of mode 0600 with the bearer token that the service wants, on the host that the task runs on.
+    type: path
+  queries_file:
+    description:
+      - A JSON file on the host that the task runs on. It holds an object with the lists C(pages) and C(code_examples) of
+        objects with C(query), C(url) and C(chunk_number), the row that the query must find (any chunk where it is absent).
+      - When empty, queries are sampled from the pages themselves.
+    type: str
+    default: ""
+  min_recall:
+    description: The least recall@5. Below it the module fails with a file's queries, and warns with sampled ones.
+    type: float
+    default: 0.9
+  index_min_recall:
+    description: The least recall@10 of an index that is left alone.
+    type: float
+    default: 0.95
+  concurrently_rows:
+    description: With more vectors than this an index is built by C(CREATE INDEX CONCURRENTLY), without blocking writers.
+    type: int
+    default: 50000
+  index_timeout:
+    description: Seconds that a concurrent build may take.
+    type: float
+    default: 3600.0
+author:
+  - archon-align maintainers
+"""
+
+EXAMPLES = r"""
+- name: See to the vector index and prove search
+  archon_search:
+    run_id: "{{ archon_run_id }}"
+    artifacts_dir: "{{ archon_artifacts_dir }}"
+    prod_dsn: "{{ archon_prod_dsn }}"
+    dev_dsn: "{{ archon_dev_dsn }}"
+    base_url: http://10.202.28.47:11434/v1
+    model: nomic-embed-text
+    dimensions: 768
+    queries_file: "{{ playbook_dir }}/files/queries.json"
+"""
+
+RETURN = r"""
+status:
+  description: C(aligned), C(changed), C(drift) (check mode, an index would change) or C(failed).
+  returned: always
+  type: str
+  sample: changed
+seconds:
+  description: Time taken, in seconds.
+  returned: success
+  type: float
+  sample: 0.412
+statements:
+  description: The index statements, the same in both modes.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - CREATE INDEX "idx_archon_crawled_pages_embedding" ON "public"."archon_crawled_pages" USING hnsw (embedding "public"."vector_cosine_ops")
+findings:
+  description: What a person should know, each with code, severity, object, message and remedy.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+proofs:
+  description: One proof per protected table for each transaction that built an index.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+details:
+  description: The phase's part of the report. C(source) is C(file), C(sampled) or C(none).
+  returned: always
+  type: dict
+  sample:
+    search:
+      queries: 75
+      recall_at_5: 0.96
+      source: file
+      null_similarities: 0
+      missed: []
+      role: service_role
+      index:
+        public.archon_crawled_pages:
+          method: hnsw
+          recall_at_10: 0.998
+          action: replaced
+          reason: idx_archon_crawled_pages_embedding has 100 lists for 93 rows, so that most searches look into empty lists
+error:
+  description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
+  returned: failure
+  type: dict
+  sample:
+    code: search_broken
+    what: Vector search does not work as it must.
+    object: recall@5 of queries.json
+    expected: at least 0.90
+    found: 0.41 (31 of 75)
+    remedy: Check that the vectors come from archon_embedding_model and the queries fit PROD's content. Nothing was undone.
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+MISSING = None
+try:
+    from ansible.module_utils.archon_align.embedding import search_phase
+    from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
+except ImportError as error:  # psycopg and friends may be missing on the host that runs this
+    MISSING = error
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+
+OWN = {
+    "queries_file": {"type": "str", "default": ""},
+    "min_recall": {"type": "float", "default": 0.9},
+    "index_min_recall": {"type": "float", "default": 0.95},
+    "concurrently_rows": {"type": "int", "default": 50_000},
+    "index_timeout": {"type": "float", "default": 3600.0},
+}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **PHASE_OPTIONS,
+            "base_url": {"type": "str", "required": True},
+            "model": {"type": "str", "required": True},
+            "dimensions": {"type": "int", "required": True},
+            "timeout": {"type": "float", "default": 60.0},
+            "token_file": {"type": "path", "no_log": False},
+            **OWN,
+        },
+        supports_check_mode=True,
+    )
+    require_libraries(module, MISSING)
+    options = module.params
+
+    def work():
+        endpoint = Endpoint.of(
+            options["base_url"],
+            options["model"],
+            options["dimensions"],
+            timeout=options["timeout"],
+            token_file=options["token_file"] or "",
+        )
+        chosen = search_phase.Options(endpoint, **{name: options[name] for name in OWN})
+        return search_phase.run(context_of(module, "embeddings"), chosen).as_result()
+
+    finish(module, work)
+
+
+if __name__ == "__main__":
+    main()

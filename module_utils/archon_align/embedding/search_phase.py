@@ -1,0 +1,333 @@
+"""The vector index after loading, and the proof that search finds what it should."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ..context import Context
+from ..database.failures import server_error
+from ..database.run_lock import require_own_lock
+from ..database.session import Session, open_session
+from ..database.transaction import LockMode, protected_transaction
+from ..errors import AlignError
+from ..findings import Finding
+from ..outcome import PhaseOutcome, Status
+from ..plan import Statement
+from ..preservation.proof import Proof as Preservation
+from . import index
+from .client import EmbeddingClient
+from .endpoint import Endpoint
+from .failures import SearchBroken
+from .quarantine import PatientClient
+from .search import RESULTS, Proof, Query, function_schema, prove, read_queries, sampled_queries
+from .tables import KINDS, EmbeddedTable, VectorType, find_table, vector_type
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`min_recall` is demanded of a query file's queries (and announced for sampled ones), `index_min_recall` of the
+    index. Tables with more than `concurrently_rows` vectors are indexed without blocking writers; one such index may
+    take `index_timeout` seconds.
+    """
+
+    endpoint: Endpoint
+    queries_file: str = ""
+    min_recall: float = 0.9
+    index_min_recall: float = 0.95
+    concurrently_rows: int = 50_000
+    index_timeout: float = 3600.0
+    pauses: tuple[float, ...] = (0.5, 2.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A table that can be searched, with its rows and how many of them have no vector though they have content."""
+
+    found: EmbeddedTable
+    rows: int
+    vectors: int
+    pending: int
+
+
+def run(context: Context, options: Options) -> PhaseOutcome:
+    """See to a good index on both tables, then prove search through Archon's functions.
+
+    When search does not give what it must the outcome is `failed` with the error, and nothing is undone. Raises
+    AlignError when the query file, the service or the database cannot be used.
+    """
+    queries = read_queries(options.queries_file) if options.queries_file else []
+    with open_session(context, context.prod) as session:
+        try:
+            return _Search(session, options, queries).run()
+        except psycopg.Error as error:
+            raise server_error(context.prod, error, doing="looking after vector search") from error
+
+
+class _Search:
+    def __init__(self, session: Session, options: Options, queries: Sequence[Query]) -> None:
+        self.session = session
+        self.context = session.context
+        self.options = options
+        self.queries = queries
+        self.started = time.monotonic()
+        self.findings: list[Finding] = []
+        self.statements: list[Statement] = []
+        self.preserved: list[Preservation] = []
+        self.indexes: dict[str, dict[str, Any]] = {}
+        self.executed = False
+
+    def run(self) -> PhaseOutcome:
+        try:
+            vector = vector_type(self.session)
+        except AlignError:
+            if not self.context.check:
+                raise
+            self._postponed("PROD: extension vector", "pgvector is not installed yet")
+            return self._outcome("drift")
+        vector.register(self.session)
+        loaded = self._loaded(vector)
+        for table in loaded:
+            self._index(table, vector)
+        changed = bool(self.statements)
+        status: Status = "aligned" if not changed else "drift" if self.context.check else "changed"
+        error, proof = self._prove(loaded)
+        return self._outcome("failed" if error else status, proof, error)
+
+    def _loaded(self, vector: VectorType) -> list[_Loaded]:
+        tables = []
+        for kind in KINDS:
+            found = find_table(self.session, kind, vector)
+            if found is None:
+                continue
+            if found.missing_columns:
+                if not self.context.check:
+                    raise AlignError(
+                        "A table lacks columns that search needs.",
+                        object_name=f"PROD: {found.table}",
+                        expected="the columns that DEV has",
+                        found=f"no {', '.join(found.missing_columns)}",
+                        remedy="Run the schema phase (--tags schema) first.",
+                        code="embedding_column_missing",
+                    )
+                self._postponed(str(found.table), f"{', '.join(found.missing_columns)} does not exist yet")
+                continue
+            row = self.session.row(
+                sql.SQL(
+                    "SELECT count(*) AS total, count(embedding) AS vectors,"
+                    " count(*) FILTER (WHERE embedding IS NULL AND NOT ({blank})) AS pending FROM {table} AS page"
+                ).format(blank=found.blank, table=found.table.identifier)
+            )
+            assert row is not None  # an aggregate always yields a row
+            tables.append(_Loaded(found, row["total"], row["vectors"], row["pending"]))
+        return tables
+
+    def _index(self, table: _Loaded, vector: VectorType) -> None:
+        found = table.found
+        # In check mode the rows that the rebuild will fill are counted as if it had.
+        rows = table.vectors + (table.pending if self.context.check else 0)
+        recall = self._recall(table, vector)
+        state = index.inspect(self.session, found, rows, recall)
+        plan = index.plan(
+            found,
+            vector,
+            state,
+            min_recall=self.options.index_min_recall,
+            concurrently_rows=self.options.concurrently_rows,
+        )
+        self.statements += plan.statements
+        if plan.action == "impossible":
+            self._finding(
+                "search_index_impossible", "warning", str(found.table), plan.reason, "Search works without, but scans."
+            )
+        if plan.statements and not self.context.check:
+            self._build(found, plan)
+            recall = self._recall(table, vector)
+            if recall is not None and recall < self.options.index_min_recall:
+                self._finding(
+                    "search_index_recall",
+                    "warning",
+                    f"{found.table.schema}.{plan.creates}",
+                    f"The new index has recall@{index.NEIGHBOURS} {recall:.2f}, below {self.options.index_min_recall:.2f}.",
+                    "Raise hnsw.ef_search for Archon's role (ALTER ROLE … SET hnsw.ef_search).",
+                )
+        usable = [one for one in index.indexes(self.session, found) if one.usable]
+        self.indexes[str(found.table)] = {
+            "method": usable[0].method if usable else None,
+            "recall_at_10": recall,
+            "action": plan.action,
+            "reason": plan.reason,
+        }
+
+    def _recall(self, table: _Loaded, vector: VectorType) -> float | None:
+        usable = any(one.usable for one in index.indexes(self.session, table.found))
+        if not usable or not table.vectors or (self.context.check and table.pending):
+            return None
+        return index.measure(self.session, table.found, vector, table.vectors)
+
+    def _build(self, found: EmbeddedTable, plan: index.IndexPlan) -> None:
+        self.executed = True
+        if all(statement.transactional for statement in plan.statements):
+            mode = LockMode.ALTER if plan.drops else LockMode.WRITE
+
+            def act() -> None:
+                for statement in plan.statements:
+                    self.session.apply(statement)
+
+            _, proofs = protected_transaction(self.session, act, locks={found.table: mode})
+            self.preserved += proofs
+            return
+        # A stage of its own: CREATE INDEX CONCURRENTLY cannot run in a transaction, and it waits for old transactions.
+        self._set_timeouts(self.options.index_timeout, self.options.index_timeout)
+        try:
+            for statement in plan.statements:
+                require_own_lock(self.session)
+                self.session.progress(f"index {found.table.name}")
+                self.session.apply(statement)
+        except psycopg.Error as error:
+            if not self.session.connection.closed:
+                self._remove_leftover(found, plan.creates)
+            raise server_error(self.context.prod, error, doing=f"building {plan.creates} concurrently") from error
+        self._set_timeouts(self.context.lock_timeout, self.context.statement_timeout)
+
+    def _set_timeouts(self, lock: float, statement: float) -> None:
+        self.session.rows(
+            "SELECT pg_catalog.set_config('lock_timeout', %s, false), pg_catalog.set_config('statement_timeout', %s, false)",
+            (f"{lock * 1000:.0f}ms", f"{statement * 1000:.0f}ms"),
+        )
+
+    def _remove_leftover(self, found: EmbeddedTable, name: str) -> None:
+        """Drop the invalid index that a failed concurrent build leaves; it would cost every write and serve none."""
+        if any(one.name == name and not one.valid for one in index.indexes(self.session, found)):
+            self.session.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(found.table.schema, name)))
+
+    def _prove(self, loaded: Sequence[_Loaded]) -> tuple[AlignError | None, Proof | None]:
+        filled = [table for table in loaded if table.vectors]
+        if self.context.check and any(table.pending for table in loaded):
+            pending = sum(table.pending for table in loaded)
+            self._postponed("vector search", f"{pending} rows have no embedding yet")
+            return None, None
+        hollow = [str(table.found.table) for table in loaded if table.rows and not table.vectors]
+        if hollow:
+            return _broken(", ".join(hollow), "rows with embeddings", "none", "Run the embeddings phase."), None
+        schemas = {}
+        for table in filled:
+            schema = function_schema(self.session, table.found.kind)
+            if schema is None:
+                if self.context.check:
+                    self._postponed(table.found.kind.function, "the function does not exist yet")
+                    return None, None
+                return (
+                    _broken(
+                        f"PROD: {table.found.kind.function}(query_embedding, match_count, …)",
+                        f"the function in {', '.join(self.context.schemas)}",
+                        "no such function, so that Archon's vector search is silently empty",
+                        "Run the schema phase; if DEV lacks it too, create it there as Archon's setup does.",
+                    ),
+                    None,
+                )
+            schemas[table.found.kind.function] = schema
+        queries = [query for query in self.queries if query.kind.function in schemas]
+        if len(queries) < len(self.queries):
+            self._finding(
+                "search_queries_skipped",
+                "warning",
+                self.options.queries_file,
+                f"{len(self.queries) - len(queries)} queries are about a table that is empty or missing.",
+                "Use a query file that fits PROD's content.",
+            )
+        if not self.queries:
+            queries = [query for table in filled for query in sampled_queries(self.session, table.found)]
+        if not queries:
+            return None, None
+        with EmbeddingClient(self.options.endpoint) as client:
+            patient = PatientClient(client, self.options.pauses, threading.Event())
+            proof = prove(self.session, queries, schemas, patient.embed)
+        return self._judge(proof), proof
+
+    def _judge(self, proof: Proof) -> AlignError | None:
+        if proof.null_similarities:
+            return _broken(
+                "vector search",
+                "a similarity for every result",
+                f"{proof.null_similarities} results without, which make Archon drop the whole answer",
+                "Rows without embedding reach the results: rebuild them, or delete the quarantined ones.",
+            )
+        recall = proof.recall
+        assert recall is not None  # there was at least one query
+        if recall >= self.options.min_recall:
+            return None
+        found = f"{recall:.2f} ({proof.hits} of {proof.queries}); missed: {'; '.join(proof.missed[:3])}"[:400]
+        if self.queries or not proof.hits:
+            return _broken(
+                f"recall@{RESULTS} of {self.options.queries_file or 'queries sampled from the pages'}",
+                f"at least {self.options.min_recall:.2f}",
+                found,
+                "Check that the vectors come from archon_embedding_model and the queries fit PROD's content. Nothing was undone.",
+            )
+        self._finding(
+            "search_recall_sampled",
+            "warning",
+            "vector search",
+            f"Queries sampled from the pages have recall@{RESULTS} {found}",
+            "Write a query file (archon_search_queries_file) to judge search by questions of your own.",
+        )
+        return None
+
+    def _postponed(self, name: str, why: str) -> None:
+        self._finding(
+            "search_after_rebuild",
+            "info",
+            name,
+            f"Search is proved after the rebuild: {why}.",
+            "Nothing to do in check mode.",
+        )
+
+    def _finding(self, code: str, severity: Any, name: str, message: str, remedy: str) -> None:
+        self.findings.append(Finding(code, severity, name, message, remedy))
+
+    def _outcome(self, status: Status, proof: Proof | None = None, error: AlignError | None = None) -> PhaseOutcome:
+        statements = "".join(f"{statement.sql};\n" for statement in self.statements)
+        return PhaseOutcome(
+            phase="embeddings",
+            status=status,
+            seconds=time.monotonic() - self.started,
+            changed=self.executed or status == "drift",
+            statements=self.statements,
+            findings=self.findings,
+            proofs=self.preserved,
+            diff=[
+                {"before_header": "vector indexes", "after_header": "vector indexes", "before": "", "after": statements}
+            ]
+            if statements
+            else [],
+            details={
+                "search": {
+                    "queries": proof.queries if proof else 0,
+                    "recall_at_5": proof.recall if proof else None,
+                    "source": ("file" if self.queries else "sampled") if proof else "none",
+                    "null_similarities": proof.null_similarities if proof else 0,
+                    "missed": list(proof.missed[:20]) if proof else [],
+                    "role": proof.role if proof else "",
+                    "index": self.indexes,
+                }
+            },
+            error=error,
+        )
+
+
+def _broken(name: str, expected: str, found: str, remedy: str) -> SearchBroken:
+    return SearchBroken(
+        "Vector search does not work as it must.",
+        object_name=name,
+        expected=expected,
+        found=found,
+        remedy=remedy,
+        code="search_broken",
+    )
