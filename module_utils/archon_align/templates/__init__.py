@@ -1,0 +1,1 @@
+"""Template components and definitions, moved from DEV to PROD by their names."""
