@@ -87,10 +87,12 @@ def _change(store: Store, row: Row | None, key: str, wanted: str, category: str,
     name = f"{store.database.lower()}:{store.table.name}:{category}/{key}"
     verb = "Add" if row is None else "Move" if row.value == wanted else "Set"
     summary = f"{verb} {category}/{key} in {store.database}"
-    before = None if row is None else f"{row.category}/{key} = {shown(key, row.value)}"
+    before = None if row is None else f"{row.category or '(no category)'}/{key} = {shown(key, row.value)}"
+    # Both databases have a table of this name, and a plan lists them together.
+    text = query.as_string(None) if store.database == "PROD" else f"/* {store.database} */ {query.as_string(None)}"
     return Change(
         name,
-        Statement(query.as_string(None), str(store.table), summary),
+        Statement(text, str(store), summary),
         before,
         f"{category}/{key} = {shown(key, wanted)}",
         secret,

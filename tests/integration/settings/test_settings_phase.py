@@ -88,6 +88,8 @@ def test_both_tables_hold_the_plan_and_a_second_run_changes_nothing(
     assert "dev:archon_credentials:embedding/EMBEDDING_MODEL" in keys
     assert "prod:archon_settings:rag_strategy/LLM_BASE_URL" in keys
     assert len(keys) == 4 + 4 + 5
+    marked = [statement.sql.startswith("/* DEV */ ") for statement in outcome.statements]
+    assert marked == [key.startswith("dev:") for key in keys]
 
     again = phase.run(make_context(prod, dev, phase="data"), options())
     assert (again.status, again.changed, again.statements, again.diff) == ("aligned", False, [], [])
