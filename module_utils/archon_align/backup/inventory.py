@@ -37,8 +37,8 @@ item(classid, objid, objsubid, detail) AS (
   UNION ALL SELECT 'pg_trigger'::regclass, t.oid, 0, t.tgenabled::text
   FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid IN (SELECT oid FROM relation)
   UNION ALL SELECT 'pg_policy'::regclass, p.oid, 0, concat_ws(' ', p.polcmd, p.polpermissive,
-    (SELECT string_agg(CASE r.oid WHEN 0 THEN 'public' ELSE pg_get_userbyid(r.oid) END, ',' ORDER BY 1)
-     FROM (SELECT DISTINCT unnest(p.polroles) AS oid) r))
+    (SELECT string_agg(r.name, ',' ORDER BY r.name) FROM (SELECT CASE oid WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(oid) END
+     FROM unnest(p.polroles) AS oid) AS r(name)))
   FROM pg_policy p WHERE p.polrelid IN (SELECT oid FROM relation)
   UNION ALL SELECT 'pg_rewrite'::regclass, r.oid, 0, '' FROM pg_rewrite r WHERE r.ev_class IN (SELECT oid FROM relation)
   UNION ALL SELECT 'pg_proc'::regclass, p.oid, 0, concat_ws(' ', pg_get_userbyid(p.proowner), p.prokind, p.provolatile,
@@ -67,6 +67,11 @@ SELECT 'grant on ' || CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'relation' EN
 FROM relation c CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) g
 CROSS JOIN LATERAL pg_identify_object('pg_class'::regclass, c.oid, 0) i
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S')
+UNION ALL
+SELECT 'grant on column', format('%%s: %%s to %%s', i.identity, g.privilege_type,
+    CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee) END), g.is_grantable::text
+FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped CROSS JOIN LATERAL aclexplode(a.attacl) g
+CROSS JOIN LATERAL pg_identify_object('pg_class'::regclass, c.oid, a.attnum) i
 UNION ALL
 SELECT 'grant on function', format('%%s: %%s to %%s', i.identity, g.privilege_type,
     CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee) END), g.is_grantable::text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from ..context import Context
 from ..database.failures import server_error
 from ..database.session import Session, open_session
 from ..database.target import Table
-from ..embedded.server import EmbeddedServer
 from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
@@ -27,7 +25,7 @@ from . import manifest, space
 from .dump import dumping, require_success
 from .inventory import Inventory, counts, inventory
 from .outside import Outside, outside
-from .proof import Expected, prove, scratch_server
+from .proof import Expected, Scratch, prove
 from .survey import Survey, lock_for_reading, survey
 from .tools import Tool, find_tool, require_not_older, with_tls
 
@@ -75,8 +73,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     Raises AlignError; without a proof there is no success. Never changes a database.
     """
     started = time.monotonic()
-    with scratch_server() as server:
-        outcome = _predict(context, options, server) if context.check else _back_up(context, options, server)
+    with Scratch() as scratch:
+        outcome = _predict(context, options, scratch) if context.check else _back_up(context, options, scratch)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -84,15 +82,15 @@ def _session(context: Context, options: Options) -> Session:
     return open_session(context, context.prod, read_only=True, statement_timeout=options.timeout)
 
 
-def _plan(context: Context, options: Options, session: Session, server: EmbeddedServer) -> _Plan:
+def _plan(context: Context, options: Options, session: Session, scratch: Scratch) -> _Plan:
     found = survey(session, context.schemas)
-    tool = find_tool(Path(options.pg_dump) if options.pg_dump else server.bin / "pg_dump")
+    tool = find_tool(Path(options.pg_dump) if options.pg_dump else scratch.bin / "pg_dump")
     require_not_older(tool, found.database.server_version, found.database.major)
     if session.connection.pgconn.ssl_in_use:
         tool = with_tls(tool)
     estimate = space.require_space(
         context.run.artifacts,
-        server.data,
+        scratch.data,
         table_bytes=found.table_bytes,
         index_bytes=found.index_bytes,
         min_free_mb=options.min_free_mb,
@@ -100,11 +98,11 @@ def _plan(context: Context, options: Options, session: Session, server: Embedded
     return _Plan(found, outside(session, found), tool, estimate)
 
 
-def _predict(context: Context, options: Options, server: EmbeddedServer) -> PhaseOutcome:
+def _predict(context: Context, options: Options, scratch: Scratch) -> PhaseOutcome:
     protected = set(context.protected)
     try:
         with _session(context, options) as session, session.transaction(_SNAPSHOT):
-            plan = _plan(context, options, session, server)
+            plan = _plan(context, options, session, scratch)
             prints = [
                 fingerprint(session, relation.table, relation.columns)
                 for relation in plan.survey.relations
@@ -143,22 +141,19 @@ def _predict(context: Context, options: Options, server: EmbeddedServer) -> Phas
     )
 
 
-def _back_up(context: Context, options: Options, server: EmbeddedServer) -> PhaseOutcome:
+def _back_up(context: Context, options: Options, scratch: Scratch) -> PhaseOutcome:
     started = time.monotonic()
     dump = _folder(context) / ("public.dump" if context.schemas == ("public",) else "schemas.dump")
-    with ThreadPoolExecutor(1) as pool:
-        # The private server comes up while PROD is dumped.
-        ready = pool.submit(server.start)
-        seen = _dump(context, options, server, dump)
-        dumped = time.monotonic()
-        section = _snapshot_before(
-            context,
-            seen.plan.survey,
-            [item for item in seen.fingerprints if item.table in set(context.protected)],
-            {item.table: item.rows for item in seen.fingerprints},
-        )
-        content = _content(context, seen, dump, dumped - started)
-        left_out = _proved(context, options, server, ready, dump, seen, content)
+    seen = _dump(context, options, scratch, dump)
+    dumped = time.monotonic()
+    section = _snapshot_before(
+        context,
+        seen.plan.survey,
+        [item for item in seen.fingerprints if item.table in set(context.protected)],
+        {item.table: item.rows for item in seen.fingerprints},
+    )
+    content = _content(context, seen, dump, dumped - started)
+    left_out = _proved(context, options, scratch, dump, seen, content)
     facts = content["files"][dump.name]
     path = f"{FOLDER}/{dump.name}"
     return PhaseOutcome(
@@ -186,8 +181,8 @@ def _back_up(context: Context, options: Options, server: EmbeddedServer) -> Phas
                     "path": path,
                     "verified": True,
                     "created_at": seen.plan.survey.database.now,
-                    "restore_with": f"pg_restore --exit-on-error --use-list={FOLDER}/{LIST_NAME} "
-                    f"--dbname=DSN_OF_A_DATABASE_PREPARED_BY_{FOLDER}/{PREAMBLE_NAME} {path}",
+                    "restore_with": f"in an empty database run {dump.with_name(PREAMBLE_NAME)} as superuser (psql), then: "
+                    f"pg_restore --exit-on-error --use-list={dump.with_name(LIST_NAME)} --dbname=DSN {dump}",
                 }
             ],
             "protected_before": section,
@@ -212,14 +207,14 @@ def _folder(context: Context) -> Path:
     return folder
 
 
-def _dump(context: Context, options: Options, server: EmbeddedServer, dump: Path) -> _Seen:
+def _dump(context: Context, options: Options, scratch: Scratch, dump: Path) -> _Seen:
     """Take the dump in bounded tries: somebody's change of a table in the wrong moment costs a try, not the run."""
     partial = dump.with_name(f".{dump.name}.partial")
     try:
         for attempt in range(1, context.lock_attempts + 1):
             try:
                 with _session(context, options) as session, session.transaction(_SNAPSHOT):
-                    seen = _dump_once(context, options, session, server, partial)
+                    seen = _dump_once(context, options, session, scratch, partial)
                     partial.replace(dump)
                     return seen
             except (AlignError, pg.LockNotAvailable) as error:
@@ -245,8 +240,9 @@ def _dump(context: Context, options: Options, server: EmbeddedServer, dump: Path
             partial.unlink(missing_ok=True)
 
 
-def _dump_once(context: Context, options: Options, session: Session, server: EmbeddedServer, partial: Path) -> _Seen:
-    plan = _plan(context, options, session, server)
+def _dump_once(context: Context, options: Options, session: Session, scratch: Scratch, partial: Path) -> _Seen:
+    plan = _plan(context, options, session, scratch)
+    scratch.begin()  # it comes up while PROD is dumped
     lock_for_reading(session, plan.survey.locked)
     snapshot = str(session.value("SELECT pg_export_snapshot()"))
     with dumping(session, plan.tool, snapshot, context.schemas, partial, timeout=options.timeout) as running:
@@ -333,8 +329,7 @@ def _content(context: Context, seen: _Seen, dump: Path, seconds: float) -> dict[
 def _proved(
     context: Context,
     options: Options,
-    server: EmbeddedServer,
-    ready: Future[None],
+    scratch: Scratch,
     dump: Path,
     seen: _Seen,
     content: dict[str, Any],
@@ -345,8 +340,7 @@ def _proved(
         seen.carried, seen.objects, seen.plan.outside, context.schemas, found.database.encoding, found.table_bytes
     )
     try:
-        ready.result()
-        proved = prove(context, server, dump, expected, timeout=options.timeout)
+        proved = prove(context, scratch.server(), dump, expected, timeout=options.timeout)
     except AlignError as error:
         unproved = {**content, "unverified_because": f"{error.what} {error.object_name}: {error.found}"}
         context.run.write(f"{FOLDER}/{manifest.NAME}", manifest.as_bytes(unproved))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psycopg
 from psycopg import sql
@@ -60,15 +61,43 @@ class Proved:
     listing: str
 
 
-@contextmanager
-def scratch_server() -> Iterator[EmbeddedServer]:
-    """A private server, not yet started, and gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="archon-align-scratch-") as folder:
-        server = EmbeddedServer(Path(folder) / "server", settings=_SETTINGS)
-        try:
-            yield server
-        finally:
-            server.remove()
+class Scratch:
+    """A private server that comes up in the background once it is begun, and is gone after the `with` block."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="archon-align-scratch-")
+        self._server = EmbeddedServer(Path(self._folder.name) / "server", settings=_SETTINGS)
+        self._pool = ThreadPoolExecutor(1)
+        self._start: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        self._server.remove()
+        self._folder.cleanup()
+
+    @property
+    def data(self) -> Path:
+        """Where its files are, or will be."""
+        return self._server.data
+
+    @property
+    def bin(self) -> Path:
+        """The folder with its client programs."""
+        return self._server.bin
+
+    def begin(self) -> None:
+        """Start the server without waiting for it; once is enough."""
+        self._start = self._start or self._pool.submit(self._server.start)
+
+    def server(self) -> EmbeddedServer:
+        """The running server. Raises AlignError when it did not come up."""
+        self.begin()
+        assert self._start is not None
+        self._start.result()
+        return self._server
 
 
 def prove(context: Context, server: EmbeddedServer, dump: Path, expected: Expected, *, timeout: float) -> Proved:
