@@ -145,6 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=11434, help="loopback port (default: %(default)s)")
     where.add_argument("--fd", type=int, help="inherited listening socket, used by the lab")
+    parser.add_argument("--lab", help="folder of the lab it belongs to, by which the lab recognises it")
     parser.add_argument("--slots", type=int, default=1, help="requests embedded at a time (default: 1, as Ollama)")
     parser.add_argument("--faults", default="{}", help=f"JSON object, any of {sorted(asdict(Faults()))}")
     options = parser.parse_args(arguments)

@@ -1,0 +1,75 @@
+"""python -m lab up|down|reset|status"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from archon_align.errors import AlignError
+
+from .world import DEFAULT_FOLDER, Lab
+
+WRONG_USAGE = 64
+
+
+class _Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG_USAGE, f"{self.prog}: {message}\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _show(lab: Lab) -> None:
+    status = lab.status()
+    for world in status.worlds:
+        _say(f"{world.name.upper():9} {world.condition}")
+        if world.uri:
+            _say(f"{'':9} {world.uri}")
+    _say(f"{'EMBEDDING':9} {status.embedding_base_url or 'not running'}")
+    if not status.embedding_base_url or not all(world.uri for world in status.worlds):
+        _say("Start it with: make lab-up")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 1 an error was told, 64 wrong usage."""
+    parser = _Arguments(prog="python -m lab", description="The embedded lab: DEV, PROD and an embedding service.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Arguments)
+    for name, purpose in (
+        ("up", "start what does not run, build what is not there"),
+        ("reset", "bring both databases back to the start state"),
+        ("down", "stop everything"),
+        ("status", "what runs, and how to connect"),
+    ):
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument(
+            "--folder", type=Path, default=DEFAULT_FOLDER, help="where the lab lives (default: .lab in the repository)"
+        )
+    options = parser.parse_args(arguments)
+    lab = Lab(options.folder)
+    try:
+        if options.command == "up":
+            lab.up()
+        elif options.command == "reset":
+            lab.reset()
+        elif options.command == "down":
+            lab.down()
+        if options.command == "down":
+            _say("The lab is down.")
+        else:
+            _show(lab)
+    except AlignError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; run the command again to finish.\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Builds the lab's two databases and brings them back to their start state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from . import start_rows
+
+OWNER = "archon"
+DATABASE = "archon"
+_BUILDING = "archon_building"
+_FIXTURES = Path(__file__).parent / "fixtures"
+_GRANTED = ("anon", "authenticated", "service_role")
+
+
+def _run_file(connection: psycopg.Connection, name: str) -> None:
+    connection.execute((_FIXTURES / name).read_bytes())
+
+
+def ensure_owner(superuser_dsn: str, password: str) -> None:
+    """The owner role with this password, and the roles that Supabase has; the owner is no superuser."""
+    with psycopg.connect(superuser_dsn, autocommit=True) as admin:
+        known = {row[0] for row in admin.execute("SELECT rolname FROM pg_roles")}
+        if OWNER not in known:
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(OWNER)))
+        for role in _GRANTED:
+            if role not in known:
+                bypass = sql.SQL("BYPASSRLS" if role == "service_role" else "NOBYPASSRLS")
+                admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN {}").format(sql.Identifier(role), bypass))
+                admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(OWNER)))
+        # Hashed here, so that no statement carries the password itself.
+        secret = admin.pgconn.encrypt_password(password.encode(), OWNER.encode(), b"scram-sha-256").decode()
+        admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(OWNER), sql.Literal(secret)))
+
+
+def exists(superuser_dsn: str) -> bool:
+    """Whether the database is there. It is renamed into place as the last step, so a half-built one never counts."""
+    with psycopg.connect(superuser_dsn, autocommit=True) as admin:
+        return admin.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is not None
+
+
+def rebuild(superuser_dsn: str, world: str, embedding_base_url: str) -> None:
+    """Put `dev` or `prod` into its start state. Until the new database is complete, the old one stays as it is."""
+    with psycopg.connect(superuser_dsn, autocommit=True) as admin:
+        building, final = sql.Identifier(_BUILDING), sql.Identifier(DATABASE)
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        admin.execute(drop.format(building))
+        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(building, sql.Identifier(OWNER)))
+        with psycopg.connect(superuser_dsn, dbname=_BUILDING) as superuser:
+            _run_file(superuser, "database.sql")
+        with psycopg.connect(superuser_dsn, dbname=_BUILDING, user=OWNER) as owner:
+            _fill(owner, world, embedding_base_url)
+        with psycopg.connect(superuser_dsn, dbname=_BUILDING, user=OWNER, autocommit=True) as owner:
+            owner.execute("ANALYZE")
+        admin.execute(drop.format(final))
+        admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(building, final))
+
+
+def _fill(owner: psycopg.Connection, world: str, embedding_base_url: str) -> None:
+    owner.execute("SELECT set_config('lab.embedding_base_url', %s, true)", (embedding_base_url,))
+    _run_file(owner, "common.sql")
+    _run_file(owner, f"{world}.sql")
+    for batch in start_rows.of(world):
+        copy = sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.Identifier(batch.table), sql.SQL(", ").join(map(sql.Identifier, batch.columns))
+        )
+        with owner.cursor() as cursor, cursor.copy(copy) as stream:
+            for row in batch.rows:
+                stream.write_row(row)
+    _run_file(owner, f"{world}_data.sql")
+    if world == "dev":
+        # After the rows, because such an index wants data first.
+        for table in ("archon_crawled_pages", "archon_code_examples"):
+            owner.execute(
+                sql.SQL("CREATE INDEX {} ON {} USING ivfflat (embedding vector_cosine_ops) WITH (lists = 1)").format(
+                    sql.Identifier(f"{table}_embedding_idx"), sql.Identifier(table)
+                )
+            )
+
+
+def condition(dsn: str) -> str:
+    """One line on the state of search: pages, those with a vector, dimensions and the configured provider."""
+    with psycopg.connect(dsn, connect_timeout=5) as connection:
+        row = connection.execute("""
+            SELECT count(*), count(embedding), (SELECT count(*) FROM archon_sources),
+                (SELECT format_type(atttypid, atttypmod) FROM pg_attribute
+                 WHERE attrelid = 'archon_crawled_pages'::regclass AND attname = 'embedding'),
+                (SELECT string_agg(value, '/' ORDER BY key DESC) FROM archon_settings
+                 WHERE key IN ('EMBEDDING_PROVIDER', 'EMBEDDING_MODEL'))
+            FROM archon_crawled_pages""").fetchone()
+    if row is None:
+        raise psycopg.DataError("no answer")
+    pages, embedded, sources, shape, provider = row
+    word = "working" if pages == embedded else "broken: search finds nothing" if not embedded else "incomplete"
+    return f"{word}; {embedded} of {pages} pages embedded as {shape}, {sources} sources, settings at {provider}"

@@ -1,0 +1,224 @@
+"""The lab: DEV, PROD and the embedding service, brought up, reset and taken down as one."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+from archon_align.embedded.server import EmbeddedServer
+from archon_align.errors import AlignError
+
+from . import databases, service_process
+from .state import HOST, State, StateFolder, lab_error
+
+DEFAULT_FOLDER = Path(__file__).parents[1] / ".lab"
+WORLDS = ("dev", "prod")
+
+
+@dataclass(frozen=True)
+class WorldStatus:
+    """One database: its URI (without a password) while its server runs, and in a line what state it is in."""
+
+    name: str
+    uri: str | None
+    condition: str
+
+
+@dataclass(frozen=True)
+class LabStatus:
+    """What runs: the two databases and the embedding service's base URL, None when it does not answer."""
+
+    worlds: tuple[WorldStatus, ...]
+    embedding_base_url: str | None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Foreseeable failures of the machine and the servers become an AlignError."""
+    try:
+        yield
+    except (OSError, psycopg.Error, psutil.Error, subprocess.SubprocessError) as error:
+        raise lab_error(
+            "The lab could not do that.",
+            "the lab's servers",
+            "a machine with free memory and disk, and servers that answer",
+            f"{type(error).__name__}: {' '.join(str(error).split())}",
+            "Run python -m lab down, then python -m lab up; remove the lab's folder if that does not help.",
+        ) from error
+
+
+def _free_port(preferred: int | None) -> int:
+    for port in (preferred or 0, 0):
+        try:
+            with socket.create_server((HOST, port)) as probe:
+                return int(probe.getsockname()[1])
+        except OSError:
+            continue
+    raise OSError(f"no free port on {HOST}")
+
+
+class _World:
+    """One server and the port it listens on, if it runs."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._folder = folder / name
+        self._server = EmbeddedServer(self._folder)
+
+    @property
+    def port(self) -> int | None:
+        """The running server's port, or None."""
+        pid = self._server.pid()
+        try:
+            # A pid is reused after a reboot: only a server on this data folder counts.
+            if pid is None or str(self._server.data) not in psutil.Process(pid).cmdline():
+                return None
+            return int((self._server.data / "postmaster.pid").read_text().split("\n")[3])
+        except (psutil.Error, OSError, ValueError, IndexError):
+            return None
+
+    def superuser_dsn(self, port: int) -> str:
+        return f"{self._server.dsn()} port={port} connect_timeout=5"
+
+    def start(self, preferred_port: int | None, password: str) -> int:
+        """Make sure that the server runs and knows the owner's password; returns its port."""
+        port = self.port
+        if port is not None:
+            try:
+                databases.ensure_owner(self.superuser_dsn(port), password)
+            except psycopg.OperationalError:
+                self.stop()  # it runs but cannot be reached, for instance because its socket was removed
+            else:
+                return port
+        if self._server.pid() is not None:
+            (self._server.data / "postmaster.pid").unlink(missing_ok=True)  # names a process that is not our server
+        try:
+            port = self._start_server(preferred_port)
+        except AlignError:
+            port = self._start_again()
+        databases.ensure_owner(self.superuser_dsn(port), password)
+        return port
+
+    def _start_again(self) -> int:
+        """After a failed start: the port was taken in between, a killed server's children were still ending, or its
+        files are damaged (it runs without fsync). In the last case they are made anew, since a lab's data can be."""
+        time.sleep(1)
+        try:
+            return self._start_server(None)
+        except AlignError:
+            self._server.remove()
+            return self._start_server(None)
+
+    def _start_server(self, preferred_port: int | None) -> int:
+        port = _free_port(preferred_port)
+        self._server = EmbeddedServer(self._folder, settings={"listen_addresses": HOST, "port": str(port)})
+        self._server.start()
+        return port
+
+    def stop(self) -> None:
+        if self.port is not None:
+            self._server.stop()
+
+    def remove(self) -> None:
+        self.stop()
+        self._server.remove()
+
+
+class Lab:
+    """One lab below `folder`; several may run side by side. Every method raises AlignError for foreseeable failures."""
+
+    def __init__(self, folder: Path = DEFAULT_FOLDER) -> None:
+        self._files = StateFolder(folder)
+        self._worlds = {name: _World(name, self._files.path) for name in WORLDS}
+
+    def up(self) -> None:
+        """Start what does not run and build what is not there. Quick when all is well; existing data stay as they are."""
+        with _told(), self._files.locked():
+            self._up(rebuild=False)
+
+    def reset(self) -> None:
+        """Bring both databases back to the start state, ending their users' sessions; starts the lab if it is down."""
+        with _told(), self._files.locked():
+            self._up(rebuild=True)
+
+    def down(self) -> None:
+        """Stop everything; the databases keep their contents for the next `up`."""
+        with _told(), self._files.locked():
+            self._down()
+
+    def remove(self) -> None:
+        """Stop everything and remove all data of this lab."""
+        with _told(), self._files.locked():
+            self._down()
+            for world in self._worlds.values():
+                world.remove()
+
+    def status(self) -> LabStatus:
+        """What runs and in which state the databases are."""
+        state = self._files.read()
+        alive = state is not None and service_process.is_alive(state.embedding)
+        worlds = []
+        for name, world in self._worlds.items():
+            port = world.port
+            uri = self._files.uri(port) if port is not None else None
+            try:
+                condition = databases.condition(uri) if uri is not None else "not running"
+            except psycopg.Error as error:
+                condition = f"unusable: {' '.join(str(error).split())}"
+            worlds.append(WorldStatus(name, uri, condition))
+        return LabStatus(tuple(worlds), state.embedding.base_url if state is not None and alive else None)
+
+    def dsn(self, world: str) -> str:
+        """The URI of `dev` or `prod`, as the owner that archon-align connects as. Raises AlignError when it is down."""
+        port = self._worlds[world].port
+        if port is None:
+            raise lab_error(
+                "The lab is not running.", str(self._files.path), "a running server", "none", "Run python -m lab up."
+            )
+        return self._files.uri(port)
+
+    @property
+    def embedding_base_url(self) -> str:
+        """The embedding service's base URL, ending in /v1. Raises AlignError when the lab was not brought up."""
+        state = self._files.read()
+        if state is None:
+            raise lab_error(
+                "The lab is not running.", str(self._files.path), "a state file", "none", "Run python -m lab up."
+            )
+        return state.embedding.base_url
+
+    def _up(self, *, rebuild: bool) -> None:
+        before = self._files.read() or self._files.last()
+        password = self._files.password()
+        service = service_process.claim(self._files.path, before.embedding if before else None)
+
+        def bring_up(name: str, preferred_port: int | None) -> int:
+            world = self._worlds[name]
+            port = world.start(preferred_port, password)
+            superuser = world.superuser_dsn(port)
+            if rebuild or not databases.exists(superuser):
+                databases.rebuild(superuser, name, service.base_url)
+            return port
+
+        with ThreadPoolExecutor(3) as pool:
+            dev = pool.submit(bring_up, "dev", before.dev_port if before else None)
+            prod = pool.submit(bring_up, "prod", before.prod_port if before else None)
+            embedding = pool.submit(service.complete)
+        self._files.write(State(dev.result(), prod.result(), embedding.result()))
+
+    def _down(self) -> None:
+        before = self._files.read()
+        with ThreadPoolExecutor(3) as pool:
+            ends = [pool.submit(world.stop) for world in self._worlds.values()]
+            ends.append(pool.submit(service_process.stop, before.embedding if before else None, self._files.path))
+            for end in ends:
+                end.result()
+        self._files.set_aside()
