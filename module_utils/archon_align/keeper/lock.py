@@ -18,7 +18,7 @@ from ..findings import Finding
 from .sessions import KEEPER_PHASE, RunSession, end_sessions, tell_to_end
 
 # A run that was just killed or has just ended is being tidied up by its keeper: that takes two seconds at most.
-PATIENCE = 4.0
+PATIENCE = 3.0
 REMAINS_SECONDS = 10.0
 _STATEMENT_TIMEOUT = 5.0
 # The server's own keepalives (they need no privilege, a local socket ignores them): without them a lock whose machine

@@ -8,7 +8,7 @@ from ..errors import AlignError
 from ..findings import Finding
 from .facts import DatabaseFacts, OwnedObject
 
-MIN_PGVECTOR = (0, 5, 0)  # the first with hnsw
+MIN_PGVECTOR = (0, 5)  # the first with hnsw
 CONNECTIONS_NEEDED = 10
 _SHOWN = 5
 

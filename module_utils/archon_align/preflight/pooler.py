@@ -75,8 +75,11 @@ def _cut_off(seconds: float, *sessions: Session) -> Iterator[threading.Event]:
     def cut() -> None:
         late.set()
         for session in sessions:
-            with contextlib.suppress(OSError, psycopg.Error):
-                socket.socket(fileno=os.dup(session.connection.fileno())).shutdown(socket.SHUT_RDWR)
+            with (
+                contextlib.suppress(OSError, psycopg.Error),
+                socket.socket(fileno=os.dup(session.connection.fileno())) as wire,
+            ):
+                wire.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
