@@ -20,7 +20,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "templates": ("created", "updated", "unchanged", "only_in_prod"),
 }
 # Gathered or computed here, so a phase's own copy is not passed on as one of its details.
-_GATHERED = {*SECTIONS, "protected", "criteria", "restore_points"}
+_GATHERED = {*SECTIONS, "protected_before", "criteria", "restore_points"}
 # The first of these that any phase ended with is the run's result; `failed` yields to the roll-back that answered it.
 _VERDICTS = ("rolled_back", "failed", "decision_needed", "resumable", "changed", "drift", "aligned")
 

@@ -42,7 +42,7 @@ def markdown(report: Mapping[str, Any], artifacts: Path) -> str:
     lines += _protected(report["protected"])
     lines += _criteria(report["criteria"])
     lines += _findings(report["findings"])
-    lines += _restore_points(report["restore_points"])
+    lines += _restore_points(report["restore_points"], artifacts)
     lines += _files(artifacts)
     return "\n".join(lines) + "\n"
 
@@ -100,16 +100,18 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return _table("Findings", ("severity", "phase", "object", "message", "remedy"), rows)
 
 
-def _restore_points(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines: list[str] = []
+def _restore_points(points: Sequence[Mapping[str, Any]], artifacts: Path) -> list[str]:
+    lines = ["", f"Paths are relative to `{artifacts}`."]
     for point in points:
         facts = ", ".join(
-            f"{key}: {_text(value)}" for key, value in point.items() if not isinstance(value, (dict, list))
+            f"{key}: {_text(value)}"
+            for key, value in point.items()
+            if key != "restore_with" and not isinstance(value, (dict, list))
         )
         lines += ["", f"* {facts}"]
         if command := recovery(point):
             lines += ["", "      " + command]
-    return ["", "## Restore points", *lines] if lines else []
+    return ["", "## Restore points", *lines] if points else []
 
 
 def _files(artifacts: Path) -> list[str]:

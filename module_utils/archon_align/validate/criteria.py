@@ -1,0 +1,189 @@
+"""The plan's five critical success criteria, in its own words, each with the evidence for its answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import AlignError
+from ..outcome import PhaseOutcome
+from ..report.protected import conjunction
+from ..report.wording import amount, plural
+from .state import Embedded, Probe
+
+PRESERVED = "All project data preserved (archon_projects, archon_tasks)"
+SEARCH = "Search functionality restored in production"
+TEMPLATES = "Template management system working"
+EMBEDDING = "Embedding generation functional for new uploads"
+CONSISTENT = "Schema consistency between DEV and PROD"
+# The embeddings phase's word for a recall that proves nothing: low, and of queries sampled from the pages.
+UNPROVED = "search_recall_sampled"
+_NAMED = 3
+# Archon keeps its settings for the life of its process.
+_RESTARTED = "archon-server works by it once it has been restarted."
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a phase would still do now: its outcome in check mode, or why it could not say."""
+
+    outcome: PhaseOutcome | None
+    problem: AlignError | None = None
+
+    @property
+    def left(self) -> int | None:
+        """Statements that would still be executed; None when that is not known."""
+        return None if self.outcome is None else len(self.outcome.statements)
+
+    def tell(self, what: str) -> str:
+        if self.problem is not None:
+            return f"{what} could not be examined: {_told(self.problem)}"
+        return f"{what}: {plural(self.left or 0, 'statement')} left to do"
+
+
+@dataclass(frozen=True, slots=True)
+class Schemas:
+    """The two catalogues compared now, in words; or why they could not be."""
+
+    differences: tuple[str, ...] = ()
+    only_in_prod: tuple[str, ...] = ()
+    problem: AlignError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the criteria are judged by.
+
+    `quarantined` rows are excused from having an embedding; `search` is the report's section of this run or empty, and
+    `told` are the codes of this run's findings.
+    """
+
+    counts: Mapping[str, int | None]
+    protected: Mapping[str, Mapping[str, Any]]
+    embedded: Sequence[Embedded]
+    quarantined: int
+    probes: Sequence[Probe]
+    search: Mapping[str, Any]
+    told: frozenset[str]
+    schema: Schemas
+    settings: Rehearsal
+    templates: Rehearsal
+
+    @property
+    def missing(self) -> int:
+        return sum(table.work.missing for table in self.embedded)
+
+    @property
+    def misfits(self) -> int:
+        return sum(table.misfits for table in self.embedded)
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """`met` is None when only a running Archon can tell. An unmet one fails the run if a run could have `mended` it."""
+
+    name: str
+    met: bool | None
+    evidence: str
+    mended: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the report has it."""
+        return {"name": self.name, "met": self.met, "evidence": self.evidence}
+
+
+def judge(facts: Facts) -> list[Criterion]:
+    """The five criteria in the plan's order."""
+    return [
+        Criterion(PRESERVED, *_preserved(facts)),
+        Criterion(SEARCH, *_search(facts)),
+        _templates(facts),
+        Criterion(EMBEDDING, *_embedding(facts)),
+        Criterion(CONSISTENT, *_consistent(facts)),
+    ]
+
+
+def _preserved(facts: Facts) -> tuple[bool | None, str]:
+    if not facts.protected:
+        return None, "None of the protected tables exists in PROD."
+    told = []
+    for table, entry in facts.protected.items():
+        before, after = entry["rows_before"], entry["rows_after"]
+        words = f"{table}: {'gone' if after is None else plural(after, 'row')}"
+        if before is not None and before != after:
+            words += f" (before {before})"
+        if entry["transactions"]:
+            words += f", proved by {entry['transactions']} of this run's transactions"
+        elif entry["preserved"]:
+            words += ", same fingerprint as before"
+        elif entry["preserved"] is None:
+            words += ", nothing recorded to compare with"
+        told.append(words + (", changed by users meanwhile" if entry["changed_by_users"] else ""))
+    return conjunction(facts.protected), "; ".join(told)
+
+
+def _search(facts: Facts) -> tuple[bool | None, str]:
+    problems = [f"{probe.function}: {probe.problem}" for probe in facts.probes if probe.problem]
+    unexcused = facts.missing - facts.quarantined
+    if unexcused > 0:
+        problems.insert(0, f"{plural(unexcused, 'row')} without an embedding")
+    if facts.misfits:
+        problems.append(f"{plural(facts.misfits, 'vector')} of another dimension")
+    if not facts.probes:
+        problems.append("no table with embeddings to search")
+    if problems:
+        return False, "; ".join(problems)
+    answered = ", ".join(f"{probe.function} {probe.answers}" for probe in facts.probes if probe.answers)
+    words = (
+        f"Every embedding is there ({facts.quarantined} quarantined); a stored vector finds: {answered or 'nothing'}"
+    )
+    recall = facts.search.get("recall_at_5")
+    if recall is None:
+        return None, f"{words}; no query was asked through the embedding service in this run (--tags embeddings)."
+    words += f"; recall@5 {recall:.2f} over {plural(amount(facts.search.get('queries')), 'query', 'queries')} embedded by the service"
+    if UNPROVED in facts.told:
+        return None, f"{words}, sampled from the pages and too low to prove anything."
+    return True, f"{words}. {_RESTARTED}"
+
+
+def _templates(facts: Facts) -> Criterion:
+    if facts.templates.outcome is None or facts.templates.left:
+        return Criterion(TEMPLATES, False, facts.templates.tell("Templates"))
+    broken = [finding for finding in facts.templates.outcome.findings if finding.severity == "error"]
+    if broken:
+        # Templates that only PROD has are kept as they are: only a person can mend them.
+        return Criterion(TEMPLATES, False, " ".join(f"{it.object}: {it.message}" for it in broken), mended=False)
+    evidence = (
+        f"{facts.counts.get('template_components')} template components, as DEV has them; every placeholder of the active "
+        "templates resolves. Expansion itself needs a running archon-server."
+    )
+    return Criterion(TEMPLATES, None, evidence)
+
+
+def _embedding(facts: Facts) -> tuple[bool | None, str]:
+    if facts.settings.problem is not None or facts.settings.left:
+        return False, facts.settings.tell("Settings")
+    columns = ", ".join(f"{table.work.found.table}.embedding {table.work.found.declared}" for table in facts.embedded)
+    return (
+        None,
+        f"The settings are as wanted ({columns}). {_RESTARTED} An upload itself needs a running one.",
+    )
+
+
+def _consistent(facts: Facts) -> tuple[bool | None, str]:
+    schema = facts.schema
+    if schema.problem is not None:
+        return False, f"The schemas could not be compared: {_told(schema.problem)}"
+    if schema.differences:
+        named = "; ".join(schema.differences[:_NAMED])
+        more = len(schema.differences) - _NAMED
+        return (
+            False,
+            f"{plural(len(schema.differences), 'difference')}: {named}{f' and {more} more' if more > 0 else ''}",
+        )
+    return True, f"The catalogues are the same; only PROD has {plural(len(schema.only_in_prod), 'object')} besides."
+
+
+def _told(problem: AlignError) -> str:
+    return f"{problem.what} ({problem.object_name}: {problem.found})"

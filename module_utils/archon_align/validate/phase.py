@@ -1,0 +1,188 @@
+"""Phase 6: look at everything once more, judge the plan's criteria, change nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+
+from ..context import CHECK_SUFFIX, Context, Run
+from ..database.failures import server_error
+from ..database.session import Session, open_session
+from ..errors import AlignError
+from ..findings import Finding
+from ..outcome import PhaseOutcome, Status
+from ..report.assemble import is_phase
+from ..report.files import snapshot, write_snapshot
+from ..report.protected import Observation, proofs_of, protected_section
+from ..schema.compare import compare
+from ..schema.inspect import inspect
+from ..settings import phase as settings_phase
+from ..templates import phase as templates_phase
+from .criteria import Criterion, Facts, Rehearsal, Schemas, judge
+from .state import Embedded, counts, embedded, probes, protected, row_counts
+
+# The settings phase says the same when it changed something.
+RESTART = "restart_archon_server"
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`settings` is what phase 3 was given. `results` are earlier phases' results, as registered; others are ignored.
+
+    With `enforce`, an unmet criterion that a run could have met fails the phase (never in check mode).
+    """
+
+    settings: settings_phase.Options
+    results: Sequence[Mapping[str, Any]] = field(default=())
+    enforce: bool = True
+
+
+def run(context: Context, options: Options) -> PhaseOutcome:
+    """Judge the five criteria by what is found now; writes snapshot-after.json and nothing to any database.
+
+    An unmet criterion comes as the outcome's `error`, so that everything that was found still reaches the report.
+    Raises AlignError when PROD cannot be examined at all.
+    """
+    started = time.monotonic()
+    results = [result for result in options.results if is_phase(result)]
+    look = _looking(context)
+    before = snapshot(context.run, "before")
+    facts = _facts(look, options.settings, results, before)
+    criteria = judge(facts)
+    unmet = [criterion for criterion in criteria if criterion.met is False]
+    error = None
+    if options.enforce and not context.check and any(criterion.mended for criterion in unmet):
+        error = _unmet(unmet)
+    status: Status = "failed" if error else "drift" if unmet else "aligned"
+    return PhaseOutcome(
+        context.phase,
+        status,
+        seconds=time.monotonic() - started,
+        findings=_findings(context, results, unmet),
+        details=_details(context, facts, criteria),
+        error=error,
+    )
+
+
+def _looking(context: Context) -> Context:
+    """The same context in check mode, in which no session can write, whatever the run's own mode is."""
+    return replace(context, run=Run(context.run.id.removesuffix(CHECK_SUFFIX) + CHECK_SUFFIX, context.run.artifacts))
+
+
+def _facts(
+    look: Context,
+    wanted: settings_phase.Options,
+    results: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Observation],
+) -> Facts:
+    with open_session(look, look.prod) as session:
+        try:
+            with session.transaction(_SNAPSHOT):
+                taken_at = session.value("SELECT transaction_timestamp()").isoformat(timespec="milliseconds")
+                found, rows = counts(session), row_counts(session)
+                after = protected(session, before)
+                tables, _ = embedded(session, wanted.embedding_dimensions)
+            asked = probes(session)
+            schemas = _schemas(look, session)
+        except psycopg.Error as error:
+            raise server_error(look.prod, error, doing="validating") from error
+    looks = {table: seen.as_dict() for table, seen in after.items()}
+    write_snapshot(look.run, "after", {"taken_at": taken_at, "protected": looks, "tables": rows})
+    return Facts(
+        counts=found,
+        protected=protected_section(before, proofs_of(results), after),
+        embedded=tables,
+        quarantined=_quarantined(tables, results),
+        probes=asked,
+        search=_section(results, "search"),
+        told=_told(results),
+        schema=schemas,
+        settings=rehearse(lambda: settings_phase.run(replace(look, phase="data"), wanted)),
+        templates=rehearse(lambda: templates_phase.run(replace(look, phase="templates"), templates_phase.Options())),
+    )
+
+
+def _schemas(look: Context, prod: Session) -> Schemas:
+    """The catalogues of both, each in one snapshot. The vector index is not compared: it is the embeddings phase's."""
+    try:
+        with open_session(look, look.dev) as dev, dev.transaction(_SNAPSHOT), prod.transaction(_SNAPSHOT):
+            found = compare(inspect(dev, look.schemas), inspect(prod, look.schemas), vector_indexes=False)
+    except AlignError as error:
+        return Schemas(problem=error)
+    return Schemas(tuple(map(str, found.differences)), found.only_in_prod)
+
+
+def rehearse(work: Callable[[], PhaseOutcome]) -> Rehearsal:
+    """A phase in check mode: what it would still do is what is not aligned."""
+    try:
+        return Rehearsal(work())
+    except AlignError as error:
+        return Rehearsal(None, error)
+
+
+def _section(results: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    sections = [(result.get("details") or {}).get(name) for result in results]
+    return next((section for section in reversed(sections) if section), {})
+
+
+def _told(results: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(finding["code"] for result in results for finding in result.get("findings") or ())
+
+
+def _quarantined(tables: Sequence[Embedded], results: Sequence[Mapping[str, Any]]) -> int:
+    """Rows excused from having an embedding: those without any text, and those this run's rebuild could not embed."""
+    told = _section(results, "embeddings").get("quarantined") or 0
+    return max(int(told), sum(table.work.blank for table in tables))
+
+
+def _details(context: Context, facts: Facts, criteria: Sequence[Criterion]) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "criteria": [criterion.as_dict() for criterion in criteria],
+        "counts": dict(facts.counts),
+        "probes": [{"function": it.function, "answers": it.answers, "problem": it.problem} for it in facts.probes],
+        "left_to_do": {
+            "settings": facts.settings.left,
+            "templates": facts.templates.left,
+        },
+    }
+    if not context.check:
+        details["embeddings"] = {"missing_after": facts.missing}
+        if facts.schema.problem is None:
+            details["schema"] = {"differences_after": len(facts.schema.differences)}
+    return details
+
+
+def _findings(context: Context, results: Sequence[Mapping[str, Any]], unmet: Sequence[Criterion]) -> list[Finding]:
+    findings = [
+        Finding("criterion_unmet", "warning", criterion.name, criterion.evidence, "See the findings of its phase.")
+        for criterion in unmet
+        if not criterion.mended
+    ]
+    changed = any(result.get("changed") for result in results)
+    if changed and not context.check and RESTART not in _told(results):
+        findings.append(
+            Finding(
+                RESTART,
+                "warning",
+                "archon-server",
+                "archon-server must be restarted: it keeps its settings and templates in memory since it started.",
+                "Restart the service archon-server in production and wait until GET /health says ready.",
+            )
+        )
+    return findings
+
+
+def _unmet(unmet: Sequence[Criterion]) -> AlignError:
+    return AlignError(
+        "PROD does not meet the plan's success criteria.",
+        object_name=", ".join(criterion.name for criterion in unmet),
+        expected="every criterion that can be judged without a running Archon met",
+        found="; ".join(criterion.evidence for criterion in unmet),
+        remedy="Run all phases again (without --tags); if it stays, look at the report's findings.",
+        code="criteria_unmet",
+    )

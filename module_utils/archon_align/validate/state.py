@@ -1,0 +1,154 @@
+"""What PROD holds now: rows, protected tables, embeddings, and whether its search functions answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from ..database.session import Session
+from ..database.target import Table
+from ..database.transaction import existing
+from ..embedding.search import function_schema
+from ..embedding.tables import KINDS, EmbeddedTable, VectorType, find_table, vector_type
+from ..embedding.work import Work, survey
+from ..errors import AlignError
+from ..findings import Finding
+from ..preservation.fingerprint import columns_of, fingerprint
+from ..report.protected import Observation
+
+# The plan's section 6.2, and what tells the same of the knowledge base. A condition needs its column.
+_COUNTS = {
+    "projects": ("archon_projects", ""),
+    "tasks": ("archon_tasks", ""),
+    "sources": ("archon_sources", ""),
+    "pages": ("archon_crawled_pages", ""),
+    "pages_with_embeddings": ("archon_crawled_pages", "embedding"),
+    "code_examples": ("archon_code_examples", ""),
+    "code_examples_with_embeddings": ("archon_code_examples", "embedding"),
+    "template_components": ("archon_template_components", ""),
+}
+_TABLES = """
+SELECT n.nspname AS schema, c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY (%s) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1, 2
+"""
+PROBE_MATCHES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One table of embedded rows: what is missing, and how many stored vectors do not have the wanted dimension."""
+
+    work: Work
+    misfits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A search function asked with a stored vector. `problem` is '' when it answered, or when there are no rows to find."""
+
+    function: str
+    answers: int
+    problem: str
+
+
+def counts(session: Session) -> dict[str, int | None]:
+    """Rows by the plan's names; None where the table, or the column that is asked about, does not exist."""
+    found: dict[str, int | None] = {}
+    for name, (table_name, column) in _COUNTS.items():
+        table, columns = _located(session, table_name)
+        if table is None or (column and column not in columns):
+            found[name] = None
+            continue
+        where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
+        found[name] = int(session.value(sql.SQL("SELECT count(*) FROM {}").format(table.identifier) + where))
+    return found
+
+
+def row_counts(session: Session) -> dict[str, int]:
+    """Rows of every table of the run's schemas, by qualified name; what belongs to an extension is left out."""
+    return {
+        str(table): int(session.value(sql.SQL("SELECT count(*) FROM {}").format(table.identifier)))
+        for table in (
+            Table(row["schema"], row["name"]) for row in session.rows(_TABLES, (list(session.context.schemas),))
+        )
+    }
+
+
+def _located(session: Session, name: str) -> tuple[Table | None, tuple[str, ...]]:
+    for schema in session.context.schemas:
+        if columns := columns_of(session, Table(schema, name)):
+            return Table(schema, name), columns
+    return None, ()
+
+
+def protected(session: Session, before: Mapping[str, Observation]) -> dict[str, Observation]:
+    """The protected tables now, over the columns that they had `before`, or all they have when nothing was recorded."""
+    now = existing(session, session.context.protected)
+    looks: dict[str, Observation] = {}
+    for table, columns in now.items():
+        wanted = before[str(table)].columns if str(table) in before else columns
+        if set(wanted) <= set(columns):
+            seen = fingerprint(session, table, wanted)
+            looks[str(table)] = Observation(seen.rows, seen.digest, tuple(wanted))
+        else:
+            looks[str(table)] = Observation(None, "", tuple(wanted))
+    names = {str(table) for table in session.context.protected}
+    gone = {name: look for name, look in before.items() if name in names and name not in looks}
+    return looks | {name: Observation(None, "", look.columns) for name, look in gone.items()}
+
+
+def embedded(session: Session, dimensions: int) -> tuple[list[Embedded], list[Finding]]:
+    """The embedded tables that exist, measured against the wanted number of `dimensions`. For a session in check mode."""
+    vector, works, findings = survey(session, dimensions)
+    return [Embedded(work, _misfits(session, work.found, vector, dimensions)) for work in works], findings
+
+
+def _misfits(session: Session, found: EmbeddedTable, vector: VectorType | None, dimensions: int) -> int:
+    # A column that declares the wanted dimension cannot hold another.
+    if vector is None or "embedding" in found.missing_columns or found.dimensions == dimensions:
+        return 0
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}(embedding) <> %s").format(
+        found.table.identifier, sql.Identifier(vector.schema, "vector_dims")
+    )
+    return int(session.value(query, (dimensions,)))
+
+
+def probes(session: Session) -> list[Probe]:
+    """Ask each search function, as the plan's section 4.4 does, for what is nearest to a stored vector."""
+    try:
+        vector = vector_type(session)
+    except AlignError:
+        return []
+    tables = [found for kind in KINDS if (found := find_table(session, kind, vector)) is not None]
+    return [_probe(session, found) for found in tables if "embedding" not in found.missing_columns]
+
+
+def _probe(session: Session, found: EmbeddedTable) -> Probe:
+    schema = function_schema(session, found.kind) or found.table.schema
+    function = sql.Identifier(schema, found.kind.function)
+    name = f"{schema}.{found.kind.function}"
+    query = sql.SQL(
+        "SELECT count(*) AS answers, count(similarity) AS similarities FROM {function}("
+        " query_embedding := (SELECT embedding FROM {table} WHERE embedding IS NOT NULL LIMIT 1), match_count := {count})"
+    ).format(function=function, table=found.table.identifier, count=sql.Literal(PROBE_MATCHES))
+    stored = sql.SQL("SELECT count(*) AS rows, count(embedding) AS vectors FROM {}").format(found.table.identifier)
+    try:
+        held = session.row(stored)
+        if not held or held["vectors"] == 0:
+            return Probe(name, 0, "no stored vector to ask with" if held and held["rows"] else "")
+        with session.transaction():
+            # Archon's functions name tables and operators without their schema.
+            session.execute("SET LOCAL search_path TO DEFAULT")
+            row = session.row(query)
+    except psycopg.Error as error:
+        return Probe(name, 0, " ".join((error.diag.message_primary or str(error)).split()))
+    assert row is not None
+    if row["answers"] == 0:
+        return Probe(name, 0, "no answer")
+    empty = row["answers"] - row["similarities"]
+    return Probe(name, row["answers"], f"{empty} of {row['answers']} answers without a similarity" if empty else "")
