@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..findings import Finding
 from .planner import Change
 from .store import SETTINGS, Store
-from .wanted import OLLAMA, Wanted
+from .wanted import OLLAMA, Wanted, shown
 
 # Read besides the wanted keys, because what they say decides what the wanted ones do.
 CONTEXT_KEYS = ("LLM_PROVIDER", "CHAT_PROVIDER", "CHAT_BASE_URL", "EMBEDDING_FALLBACK_PROVIDERS")
@@ -77,7 +77,19 @@ def _base_url(settings: Store, wanted: Wanted) -> Iterator[Finding]:
 def _chat(settings: Store, wanted: Wanted) -> Iterator[Finding]:
     provider = _effective(settings, wanted, "LLM_PROVIDER", _DEFAULT_PROVIDER)
     split = _effective(settings, wanted, "CHAT_PROVIDER") and _effective(settings, wanted, "CHAT_BASE_URL")
-    if wanted.settings["EMBEDDING_PROVIDER"] == OLLAMA and provider != OLLAMA and not split:
+    if wanted.settings["EMBEDDING_PROVIDER"] != OLLAMA or split:
+        return
+    replaced = next((row.value for row in settings.rows if row.key == "LLM_BASE_URL" and not row.encrypted), None)
+    if replaced and replaced != wanted.settings["LLM_BASE_URL"]:
+        yield Finding(
+            "llm_base_url_replaced",
+            "warning",
+            f"{settings}: LLM_BASE_URL",
+            f"It was {shown('LLM_BASE_URL', replaced)}. Search embeds its query there, so it is now the embedding service's "
+            "address; a chat that used the old one goes to the new one too.",
+            "If chat needs the old address, set CHAT_PROVIDER and CHAT_BASE_URL in archon_credentials_extra.",
+        )
+    if provider != OLLAMA:
         yield Finding(
             "chat_shares_base_url",
             "warning",

@@ -131,14 +131,13 @@ def test_no_settings_table_is_a_clear_error_in_both_modes(
         phase.run(make_context(prod, prod, check=check), options())
 
 
+@pytest.mark.parametrize("marked", ["is_encrypted = true", "encrypted_value = 'gAAAA-cipher'"])
 def test_an_encrypted_row_is_neither_read_nor_overwritten(
-    pair: tuple[str, str], make_context: Callable[..., Context], hold_run_lock: Callable
+    pair: tuple[str, str], make_context: Callable[..., Context], hold_run_lock: Callable, marked: str
 ) -> None:
     prod, dev = pair
     with psycopg.connect(prod) as owner:
-        owner.execute(
-            "UPDATE archon_settings SET is_encrypted = true, encrypted_value = 'gAAAA-cipher' WHERE key = 'EMBEDDING_MODEL'"
-        )
+        owner.execute(f"UPDATE archon_settings SET {marked} WHERE key = 'EMBEDDING_MODEL'")
     hold_run_lock(prod)
     outcome = phase.run(make_context(prod, dev), options())
     (finding,) = [finding for finding in outcome.findings if finding.code == "encrypted_setting"]
