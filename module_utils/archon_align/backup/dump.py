@@ -72,7 +72,7 @@ def dumping(
             f"--file={file}",
             f"--dbname={conninfo}",
         ]
-        with Running(tool, arguments, timeout=timeout, environment=environment) as running:
+        with Running(tool, arguments, timeout=timeout, extra=environment) as running:
             yield running
 
 

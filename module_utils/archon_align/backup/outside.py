@@ -104,6 +104,18 @@ JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnam
 CROSS JOIN LATERAL pg_identify_object('pg_constraint'::regclass, k.oid, 0) i
 WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname = ANY(%(schemas)s) AND fn.nspname <> ALL(%(schemas)s) ORDER BY 2
 """
+# A check by a function that is only stood in for says nothing about the rows. Inherited ones go with their parent's.
+_CHECKS = """
+SELECT k.oid::bigint AS oid, i.type AS kind, i.identity AS name, n.nspname AS schema,
+  CASE WHEN k.conrelid <> 0 THEN format('CONSTRAINT %%I ON %%I', k.conname, c.relname)
+    ELSE format('CONSTRAINT %%I ON DOMAIN %%I', k.conname, t.typname) END AS tag,
+  CASE WHEN k.conrelid <> 0 THEN format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
+    ELSE format('ALTER DOMAIN %%I.%%I DROP CONSTRAINT %%I', n.nspname, t.typname, k.conname) END AS suspension
+FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
+LEFT JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_type t ON t.oid = k.contypid
+CROSS JOIN LATERAL pg_identify_object('pg_constraint'::regclass, k.oid, 0) i
+WHERE k.contype = 'c' AND k.coninhcount = 0 AND k.oid = ANY(%(oids)s::bigint[]::oid[]) ORDER BY 3
+"""
 _INDEXES = """
 SELECT x.indexrelid::bigint AS oid, i.identity AS name, n.nspname AS schema, coalesce(k.oid, 0)::bigint AS constraint_oid,
   coalesce(ki.identity, '') AS constraint_name,
@@ -167,9 +179,13 @@ class VectorIndex:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What must be there before a restore (`statements`, in order), what stands in, and what is left out."""
+    """What must be there before a restore (`statements`, in order), what stands in, and what is left out.
+
+    `suspensions` are run once the tables are there and before their rows come.
+    """
 
     statements: tuple[sql.Composable, ...] = ()
+    suspensions: tuple[sql.Composable, ...] = ()
     stand_ins: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     vector_indexes: tuple[VectorIndex, ...] = ()
@@ -228,11 +244,28 @@ def outside(session: Session, found: Survey) -> Outside:
             sql.Identifier(row["server"]),
             sql.Identifier(f"{row['wrapper']} of {row['server']}"[:63]),
         )
+    called = [row for row in needed if row["catalogue"] == "pg_proc"]
+    checks = session.rows(
+        _CHECKS, {"oids": [row["by_oid"] for row in called if row["by_catalogue"] == "pg_constraint"]}
+    )
     indexes = session.rows(_INDEXES, {**base, "oids": list(unusable_indexes)})
     return Outside(
         statements=tuple(preamble.statements),
+        suspensions=tuple(sql.SQL(row["suspension"]) for row in checks),
         stand_ins=tuple(preamble.stand_ins),
         left_out=(
+            *(
+                LeftOut(
+                    row["kind"],
+                    row["name"],
+                    "checks rows by a function that is not bundled",
+                    row["schema"],
+                    row["tag"],
+                    _CONSTRAINT,
+                    row["oid"],
+                )
+                for row in checks
+            ),
             *_foreign_keys(session, base),
             *(
                 item

@@ -23,7 +23,7 @@ from ..preservation.fingerprint import Fingerprint, fingerprint
 from .contents import without
 from .inventory import Inventory, differences, inventory
 from .outside import LeftOut, Outside
-from .tools import Running, find_tool, first_error
+from .tools import Running, environment, find_tool, first_error
 
 DATABASE = "backup"
 PARALLEL_BYTES = 64 * 2**20
@@ -121,8 +121,12 @@ def prove(context: Context, server: EmbeddedServer, dump: Path, expected: Expect
             )
         )
     with _session(context, server, timeout, DATABASE) as session:
-        _prepare(session, expected.outside)
-        listing = _restore(server, dump, left_out, expected.table_bytes, timeout)
+        _execute(session, expected.outside.statements)
+        listing = _listing(server, dump, timeout)
+        archive = _Archive(server, dump, without(listing, left_out), _jobs(expected.table_bytes), timeout)
+        archive.restore("pre-data")
+        _execute(session, expected.outside.suspensions)
+        archive.restore("data", "post-data")
         _compare_rows(session, expected.fingerprints)
         _compare_objects(session, expected, left_out)
         return Proved(str(session.value("SHOW server_version")), left_out, without(listing, ()))
@@ -145,9 +149,9 @@ def _broken(what: str, expected: str, found: str) -> AlignError:
     )
 
 
-def _prepare(session: Session, outside: Outside) -> None:
+def _execute(session: Session, statements: Sequence[sql.Composable]) -> None:
     session.execute("SET check_function_bodies = off")
-    for statement in outside.statements:
+    for statement in statements:
         try:
             session.execute(statement)
         except psycopg.Error as error:
@@ -158,39 +162,59 @@ def _prepare(session: Session, outside: Outside) -> None:
             ) from error
 
 
-def _restore(server: EmbeddedServer, dump: Path, left_out: Sequence[LeftOut], table_bytes: int, timeout: float) -> str:
-    """Restore all but `left_out`; pg_restore's list of the archive."""
-    tool = find_tool(server.bin / "pg_restore")
+def _listing(server: EmbeddedServer, dump: Path, timeout: float) -> str:
     listing = subprocess.run(
-        [tool.path, "--list", dump], capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+        [server.bin / "pg_restore", "--list", dump],
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=environment(),
     )
     if listing.returncode:
         raise _broken(
             str(dump),
-            f"an archive pg_restore {tool.version} can read",
-            first_error(listing.stderr.decode("utf-8", "replace")),
+            f"an archive that pg_restore {server.version} can read",
+            first_error(listing.stderr.decode(errors="replace")),
         )
-    contents = listing.stdout.decode("utf-8", "surrogateescape")
-    with tempfile.NamedTemporaryFile("wb", prefix="archon-align-", suffix=".list") as kept:
-        kept.write(without(contents, left_out).encode("utf-8", "surrogateescape"))
-        kept.flush()
-        jobs = min(4, os.cpu_count() or 1) if table_bytes > PARALLEL_BYTES else 1
-        arguments = [
-            "--exit-on-error",
-            "--no-tablespaces",
-            "--no-publications",
-            "--no-subscriptions",
-            "--no-security-labels",
-            f"--use-list={kept.name}",
-            f"--jobs={jobs}",
-            f"--dbname={server.dsn(DATABASE)}",
-            str(dump),
-        ]
-        with Running(tool, arguments, timeout=timeout) as running:
-            ended = running.wait()
-    if ended.status:
-        raise _broken(str(dump), "a restore without any error", first_error(ended.said))
-    return contents
+    return listing.stdout.decode(errors="surrogateescape")
+
+
+def _jobs(table_bytes: int) -> int:
+    return min(4, os.cpu_count() or 1) if table_bytes > PARALLEL_BYTES else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """A dump and which of its entries are restored."""
+
+    server: EmbeddedServer
+    dump: Path
+    kept: str
+    jobs: int
+    timeout: float
+
+    def restore(self, *sections: str) -> None:
+        """Restore sections of the archive. Raises AlignError at the first error."""
+        with tempfile.NamedTemporaryFile("wb", prefix="archon-align-", suffix=".list") as kept:
+            kept.write(self.kept.encode(errors="surrogateescape"))
+            kept.flush()
+            arguments = [
+                "--exit-on-error",
+                "--no-tablespaces",
+                "--no-publications",
+                "--no-subscriptions",
+                "--no-security-labels",
+                *(f"--section={section}" for section in sections),
+                f"--use-list={kept.name}",
+                f"--jobs={self.jobs}",
+                f"--dbname={self.server.dsn(DATABASE)}",
+                str(self.dump),
+            ]
+            with Running(find_tool(self.server.bin / "pg_restore"), arguments, timeout=self.timeout) as running:
+                ended = running.wait()
+        if ended.status:
+            raise _broken(str(self.dump), "a restore without any error", first_error(ended.said))
 
 
 def _compare_rows(session: Session, expected: Sequence[Fingerprint]) -> None:
@@ -211,13 +235,9 @@ def _compare_rows(session: Session, expected: Sequence[Fingerprint]) -> None:
 
 
 def _compare_objects(session: Session, expected: Expected, left_out: Sequence[LeftOut]) -> None:
-    skipped = {item.name for item in left_out if item.kind == "table constraint"}
-    skipped_indexes = {item.name for item in left_out if item.kind == "index"}
+    skipped = {(prefix + item.kind, item.name) for prefix in ("", "comment on ") for item in left_out}
     wanted: Mapping[tuple[str, str], str] = {
-        (kind, name): detail
-        for (kind, name), detail in expected.objects.items()
-        if not (kind.endswith("constraint") and name in skipped)
-        and not (kind.endswith("index") and name in skipped_indexes)
+        item: detail for item, detail in expected.objects.items() if item not in skipped
     }
     found = differences(wanted, inventory(session, expected.schemas))
     if found:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..errors import AlignError
 _VERSION = re.compile(r"\(PostgreSQL\)\s+(\d+)\S*")
 _SECRET = ("password", "sslpassword")
 _SERVICE = "archon-align"
+_LENDER = "psycopg_binary"
 POLL_SECONDS = 0.02
 PROGRESS_SECONDS = 2.0
 
@@ -42,7 +43,13 @@ def find_tool(path: Path) -> Tool:
     """The tool at `path`. Raises AlignError when it is missing or does not say a PostgreSQL version."""
     try:
         answer = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment(),
         )
         found = (answer.stdout + answer.stderr).strip()
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -80,9 +87,9 @@ def with_tls(tool: Tool) -> Tool:
     put before the tool's own.
     """
     candidates = [tool]
-    spec = importlib.util.find_spec("psycopg_binary")
+    spec = importlib.util.find_spec(_LENDER)
     if spec is not None and spec.origin:
-        libraries = Path(spec.origin).parent.with_name("psycopg_binary.libs")
+        libraries = Path(spec.origin).parent.with_name(f"{_LENDER}.libs")
         candidates += [Tool(tool.path, tool.version, {"LD_PRELOAD": str(path)}) for path in libraries.glob("libpq-*")]
     for candidate in candidates:
         # Nobody listens on port 1: a tool without TLS complains about sslmode before it tries to connect.
@@ -93,7 +100,7 @@ def with_tls(tool: Tool) -> Tool:
             timeout=30,
             check=False,
             stdin=subprocess.DEVNULL,
-            env=_environment(candidate.environment),
+            env=environment(candidate.environment),
         )
         if "not compiled in" not in answer.stderr:
             return candidate
@@ -107,10 +114,10 @@ def with_tls(tool: Tool) -> Tool:
     )
 
 
-def _environment(extra: dict[str, str]) -> dict[str, str]:
-    """Ours, without the password it may hold, with messages in English because they are read."""
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours for a child process, without the password it may hold, with messages in English because they are read."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PGPASSWORD", "LANGUAGE")}
-    return {**kept, "LC_ALL": "C", **extra}
+    return {**kept, "LC_ALL": "C", **(extra or {})}
 
 
 def _passfile_line(password: str) -> str:
@@ -134,15 +141,15 @@ def credentials(session: Session, application_name: str) -> Iterator[tuple[str, 
     shown = {key: value for key, value in {**parts, **here}.items() if key not in _SECRET}
     shown["application_name"] = application_name
     shown["connect_timeout"] = str(max(2, round(session.context.connect_timeout)))
-    environment: dict[str, str] = {}
+    needed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="archon-align-") as folder:
         if password is not None:
             shown["passfile"] = str(_secret_file(Path(folder) / "passfile", _passfile_line(password)))
         if "sslpassword" in parts:
             service = f"[{_SERVICE}]\nsslpassword={parts['sslpassword']}\n"
-            environment["PGSERVICEFILE"] = str(_secret_file(Path(folder) / "service", service))
+            needed["PGSERVICEFILE"] = str(_secret_file(Path(folder) / "service", service))
             shown["service"] = _SERVICE
-        yield make_conninfo(**shown), environment
+        yield make_conninfo(**shown), needed
 
 
 def _secret_file(path: Path, text: str) -> Path:
@@ -163,7 +170,7 @@ class Running:
     """A program in the background: it is killed on leaving the `with` block if it still runs, and after `timeout` s."""
 
     def __init__(
-        self, tool: Tool, arguments: Sequence[str], *, timeout: float, environment: dict[str, str] | None = None
+        self, tool: Tool, arguments: Sequence[str], *, timeout: float, extra: dict[str, str] | None = None
     ) -> None:
         self.name = tool.path.name
         self._deadline = time.monotonic() + timeout
@@ -174,7 +181,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
-            env=_environment({**tool.environment, **(environment or {})}),
+            env=environment({**tool.environment, **(extra or {})}),
             umask=0o077,
             start_new_session=True,
         )
