@@ -67,14 +67,16 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Run `work` and exit with its result; an AlignError becomes a failure that says what to do.
 
     A result with `error` and `msg` (see PhaseOutcome.error) fails too, and takes the rest of the result to the report.
+    Every result names its run, by which the callback archon_report files it.
     """
     # The keeper of a dead playbook tells its modules to end: they leave by the exits, so that all they opened is closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    run = {name: module.params[name] for name in ("run_id", "artifacts_dir") if module.params.get(name)}
     try:
-        result = work()
+        result = run | work()
     except AlignError as error:
         partial = {"status": error.status, **getattr(error, "partial_result", {})}
-        module.fail_json(**{**partial, "msg": str(error), "error": error.as_dict()})
-    if "error" in result or result.pop("failed_because", None):
+        module.fail_json(**{**run, **partial, "msg": str(error), "error": error.as_dict()})
+    if "error" in result:
         module.fail_json(**result)
     module.exit_json(**result)

@@ -96,15 +96,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             known.results.append(self._phase_result(result, found, trouble))
 
     def _run(self, host: str, found: dict[str, Any]) -> Known | None:
-        """The run a result belongs to: the one it names, the one its arguments name, or its host's."""
-        arguments = (found.get("invocation") or {}).get("module_args") or {}
-        for source in (found, arguments):
-            run_id, artifacts = source.get("run_id"), source.get("artifacts_dir")
-            if isinstance(run_id, str) and isinstance(artifacts, str) and run_id and artifacts:
-                known = self._runs.setdefault(run_id, Known(run_id, Path(artifacts)))
-                known.started_at = known.started_at or str(found.get("started_at") or "")
-                self._run_of_host[host] = run_id
-                return known
+        """The run a result belongs to: the one it names, or its host's."""
+        run_id, artifacts = found.get("run_id"), found.get("artifacts_dir")
+        if isinstance(run_id, str) and isinstance(artifacts, str):
+            known = self._runs.setdefault(run_id, Known(run_id, Path(artifacts)))
+            known.started_at = known.started_at or str(found.get("started_at") or "")
+            self._run_of_host[host] = run_id
+            return known
         if host in self._run_of_host:
             return self._runs[self._run_of_host[host]]
         # A host that only helps (an embedding worker) is met without having begun a run of its own.
@@ -115,7 +113,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         phase = action.removeprefix(PREFIX) if action.startswith(PREFIX) else result.task.get_name()
         begun = self._begun.get((result.host.get_name(), result.task._uuid))
         seconds = {"seconds": round(time.monotonic() - begun, 3)} if begun is not None else {}
-        found.pop("invocation", None)
         return {"phase": phase, **seconds, **({trouble: True} if trouble else {}), **found}
 
     def _tell(self, known: Known) -> None:

@@ -30,6 +30,7 @@ def play(folder: Path, prod: str, dev: str, *arguments: str) -> tuple[subprocess
         "details": {"schema": {"differences_before": 7, "differences_after": 0}},
     }
     variables = {
+        "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
         "archon_run_id": RUN_ID,
         "archon_artifacts_dir": str(folder / RUN_ID),
@@ -57,6 +58,7 @@ def play(folder: Path, prod: str, dev: str, *arguments: str) -> tuple[subprocess
         timeout=120,
         check=False,
     )
+    assert (folder / RUN_ID / "report.json").exists(), ended.stdout + ended.stderr
     report = json.loads((folder / RUN_ID / "report.json").read_text())
     jsonschema.validate(report, SCHEMA)
     return ended, report
