@@ -23,12 +23,15 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds the run lock: the backend's pid, its application name, the run id in it (or ''), and since when."""
+    """Who holds the run lock: the backend's pid, its application name, the run id in it (or ''), and since when.
+
+    `since` is None when this session may not see another role's details (it lacks pg_read_all_stats).
+    """
 
     pid: int
     application_name: str
     run_id: str
-    since: datetime
+    since: datetime | None
 
 
 def holder(session: Session) -> Holder | None:
@@ -44,13 +47,15 @@ def require_own_lock(session: Session) -> None:
     """Raise LockLost unless the run lock is held by this session's run."""
     found = holder(session)
     if found is None or found.run_id != session.context.run.id:
+        present = "held by nobody"
+        if found is not None:
+            since = f" since {found.since:%Y-%m-%d %H:%M:%S %Z}" if found.since else ""
+            present = f"held by {found.application_name or 'an unnamed session'}{since}"
         raise LockLost(
             "The run lock is not held by this run, so nothing may be written.",
             object_name=f"run lock on {session.target.name}",
             expected=f"held by run {session.context.run.id}",
-            found=f"held by {found.application_name or 'an unnamed session'} since {found.since:%Y-%m-%d %H:%M:%S %Z}"
-            if found
-            else "held by nobody",
+            found=present,
             remedy="Start a new run; if another run is active, wait for it to end.",
             code="lock_lost",
         )
