@@ -58,11 +58,12 @@ def claim(folder: Path, before: ServiceRecord | None) -> Claim:
 def _start(folder: Path, listener: socket.socket, url: str) -> ServiceRecord:
     # The new process inherits the socket, so that no other can take the port meanwhile.
     log = folder / "embedding.log"
+    path = os.pathsep.join(filter(None, [str(_REPOSITORY), os.environ.get("PYTHONPATH")]))
     with log.open("w") as output, listener:
         process = subprocess.Popen(
             [sys.executable, "-m", _MODULE, "--fd", str(listener.fileno()), "--lab", str(folder)],
             cwd=_REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(_REPOSITORY), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=output,

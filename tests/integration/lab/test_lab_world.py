@@ -38,9 +38,11 @@ COUNTS = {
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Path]]:
     folder = tmp_path_factory.mktemp("a lab") / "of %41 its own"
     lab = Lab(folder)
-    lab.up()
-    yield lab, folder
-    lab.remove()
+    try:
+        lab.up()
+        yield lab, folder
+    finally:
+        lab.remove()
 
 
 @pytest.fixture
