@@ -176,7 +176,8 @@ def plan(
     old = [index.name for index in usable]
     # Concurrently, the old index serves searches until the new one is there, so its name stays taken.
     freed = set(leftovers) | (set() if concurrently else set(old))
-    candidates = (_name(found, f"_{METHOD}{number}" if number else "") for number in itertools.count())
+    suffixes = itertools.chain(("", f"_{METHOD}"), (f"_{METHOD}{number}" for number in itertools.count(2)))
+    candidates = (_name(found, suffix) for suffix in suffixes)
     name = next(name for name in candidates if name not in state.taken - freed)
     drop_old = tuple(_drop(found, index, concurrently) for index in old)
     create = _create(found, vector, name, concurrently, state.rows)

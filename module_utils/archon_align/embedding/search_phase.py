@@ -191,9 +191,9 @@ class _Search:
                 self.session.progress(f"index {found.table.name}")
                 self.session.apply(statement)
         except psycopg.Error as error:
-            if not self.session.connection.closed:
-                self._remove_leftover(found, plan.creates)
-            raise server_error(self.context.prod, error, doing=f"building {plan.creates} concurrently") from error
+            failed = server_error(self.context.prod, error, doing=f"changing the index of {found.table} concurrently")
+            failed.remedy += self._remove_leftover(found, plan.creates)
+            raise failed from error
         self._set_timeouts(self.context.lock_timeout, self.context.statement_timeout)
 
     def _set_timeouts(self, lock: float, statement: float) -> None:
@@ -202,10 +202,16 @@ class _Search:
             (f"{lock * 1000:.0f}ms", f"{statement * 1000:.0f}ms"),
         )
 
-    def _remove_leftover(self, found: EmbeddedTable, name: str) -> None:
-        """Drop the invalid index that a failed concurrent build leaves; it would cost every write and serve none."""
-        if any(one.name == name and not one.valid for one in index.indexes(self.session, found)):
-            self.session.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(found.table.schema, name)))
+    def _remove_leftover(self, found: EmbeddedTable, name: str) -> str:
+        """Drop the invalid index that a failed concurrent build leaves; what to say when that fails too."""
+        try:
+            if any(one.name == name and not one.valid for one in index.indexes(self.session, found)):
+                self.session.execute(
+                    sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(found.table.schema, name))
+                )
+        except psycopg.Error:
+            return f" An unfinished index {found.table.schema}.{name} may remain; the next run drops it."
+        return ""
 
     def _prove(self, loaded: Sequence[_Loaded]) -> tuple[AlignError | None, Proof | None]:
         filled = [table for table in loaded if table.vectors]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from psycopg import sql
 
 from ..database.session import Session
@@ -33,19 +34,20 @@ def _unusable(url: str, expected: str, found: str, code: str) -> ServiceUnusable
 
 
 def require_order(client: PatientClient) -> None:
-    """Embed a few texts in two orders; raises ServiceUnusable unless each text gets its own vector both times.
+    """Embed a few texts together and alone; raises ServiceUnusable unless each text gets its own vector both times.
 
     It is also the client's introduction (see EmbeddingClient.introduce).
     """
-    forward = client.embed(_TEXTS, introduction=True)
-    backward = client.embed(_TEXTS[::-1])[::-1]
-    worst = min(cosines(forward, backward))
+    together = client.embed(_TEXTS, introduction=True)
+    # The last text's place follows from the others'.
+    alone = np.concatenate([client.embed([text]) for text in _TEXTS[:-1]])
+    worst = min(cosines(together[:-1], alone))
     url = client.client.url
     if worst < SAME_COSINE:
         raise _unusable(
-            url, "the same vector for a text wherever it stands in a request", f"cosine {worst:.3f}", "embedding_order"
+            url, "the same vector for a text alone and among others", f"cosine {worst:.3f}", "embedding_order"
         )
-    if min(cosines(forward, forward[[1, 2, 0]])) > 1 - 1e-6:
+    if min(cosines(together, together[[1, 2, 0]])) > 1 - 1e-6:
         raise _unusable(url, "different vectors for different texts", "one vector for all", "embedding_constant")
 
 

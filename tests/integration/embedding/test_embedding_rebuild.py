@@ -2,15 +2,444 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable
 
+import numpy as np
 import psycopg
+import pytest
 from archon_align.context import Context
+from archon_align.database.session import open_session
 from archon_align.embedding import phase
+from archon_align.embedding.client import EmbeddingClient
+from archon_align.embedding.endpoint import Endpoint
 from archon_align.embedding.phase import Options
+from archon_align.embedding.reader import Limits, rows_without_embedding
+from archon_align.embedding.service import probe
+from archon_align.embedding.tables import KINDS, find_table, vector_type
+from archon_align.errors import AlignError, Resumable
+from psycopg import sql
+
+from lab.embedding_service import RunningService
+
+PAGES, EXAMPLES = "public.archon_crawled_pages", "public.archon_code_examples"
 
 
-def test_all_rows_get_their_own_vector(ready: Context, options: Callable[..., Options], prod: str) -> None:
+def query(dsn: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def missing(dsn: str) -> int:
+    count = query(
+        dsn,
+        "SELECT (SELECT count(*) FROM archon_crawled_pages WHERE embedding IS NULL)"
+        " + (SELECT count(*) FROM archon_code_examples WHERE embedding IS NULL)",
+    )[0][0]
+    assert isinstance(count, int)
+    return count
+
+
+def stored(dsn: str, table: str, where: str = "true") -> np.ndarray:
+    rows = query(dsn, f"SELECT embedding::text FROM {table} WHERE {where} ORDER BY id")
+    return np.asarray([json.loads(str(row[0])) for row in rows], dtype=np.float32)
+
+
+def test_every_row_gets_the_vector_of_its_own_text(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    before = query(
+        prod, "SELECT id, url, chunk_number, content, metadata, source_id, created_at FROM archon_crawled_pages"
+    )
     outcome = phase.run(ready, options())
-    print(outcome.as_result(), outcome.seconds)
-    assert (outcome.status, outcome.changed, outcome.error) == ("changed", True, None)
+    assert (outcome.status, outcome.changed, outcome.error, outcome.findings) == ("changed", True, None, [])
+    details = outcome.details["embeddings"]
+    assert (details["missing_before"], details["missing_after"], details["rebuilt"]) == (105, 0, 105)
+    assert details["tables"][EXAMPLES] == {"missing_before": 12, "missing_after": 0, "rebuilt": 12, "quarantined": 0}
+    assert details["digest"]
+    json.dumps(outcome.as_result())
+
+    texts = [str(row[0]) for row in query(prod, "SELECT content FROM archon_crawled_pages ORDER BY id")]
+    examples = query(prod, "SELECT content, summary FROM archon_code_examples ORDER BY id")
+    texts += [f"{code}\n\nSummary: {summary}" for code, summary in examples]
+    with EmbeddingClient(options().endpoint) as client:
+        expected = np.concatenate([client.embed(texts[n : n + 7]) for n in range(0, len(texts), 7)])
+    found = np.concatenate([stored(prod, PAGES), stored(prod, EXAMPLES)])
+    assert np.abs(found - expected).max() < 1e-6
+    after = query(
+        prod, "SELECT id, url, chunk_number, content, metadata, source_id, created_at FROM archon_crawled_pages"
+    )
+    assert sorted(map(str, before)) == sorted(map(str, after))
+
+    service.forget_requests()
+    again = phase.run(ready, options())
+    assert (again.status, again.changed, again.details["embeddings"]["rebuilt"]) == ("aligned", False, 0)
+    assert again.statements == []
+    assert service.requests == []
+
+
+def test_check_mode_counts_and_writes_nothing(
+    prod: str, make_context: Callable[..., Context], options: Callable[..., Options], service: RunningService
+) -> None:
+    outcome = phase.run(make_context(prod, check=True), options())
+    assert (outcome.status, outcome.changed) == ("drift", True)
+    assert outcome.details["embeddings"]["missing_before"] == 105
+    assert [statement.summary.split(" (")[0] for statement in outcome.statements] == [
+        "embed 93 rows in place",
+        "embed 12 rows in place",
+    ]
+    assert service.requests == []
+    assert missing(prod) == 105
+
+
+def test_check_mode_before_the_schema_phase(
+    new_database: Callable[[str], str], make_context: Callable[..., Context], options: Callable[..., Options]
+) -> None:
+    """One column still has the old dimension, the other table lacks its column."""
+    dsn = new_database(
+        "CREATE TABLE archon_crawled_pages (id bigserial PRIMARY KEY, content text, embedding vector(1536));"
+        "CREATE TABLE archon_code_examples (id bigserial PRIMARY KEY, content text, summary text);"
+        "INSERT INTO archon_crawled_pages (content) VALUES ('a'), (' ');"
+        "INSERT INTO archon_code_examples (content) VALUES ('b')"
+    )
+    outcome = phase.run(make_context(dsn, check=True), options())
+    assert outcome.status == "drift"
+    assert {finding.code for finding in outcome.findings} == {"embedding_column_dimension", "embedding_column_missing"}
+    tables = outcome.details["embeddings"]["tables"]
+    assert (tables[PAGES]["missing_before"], tables[EXAMPLES]["missing_before"]) == (2, 1)
+    assert [diff["after"] for diff in outcome.diff] == ["1 rows without embedding\n", "0 rows without embedding\n"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("ALTER TABLE archon_crawled_pages ALTER embedding TYPE vector(1536)", "embedding_column_dimension"),
+        ("ALTER TABLE archon_crawled_pages DROP COLUMN embedding", "embedding_column_missing"),
+        ("ALTER TABLE archon_code_examples DROP COLUMN summary", "embedding_column_missing"),
+        ("ALTER TABLE archon_crawled_pages ALTER embedding TYPE text USING NULL", "embedding_column_missing"),
+        ("ALTER TABLE archon_crawled_pages ALTER id DROP DEFAULT, ALTER id TYPE text", "embedding_id_type"),
+        ("DROP TABLE archon_crawled_pages, archon_code_examples", "embedding_tables_missing"),
+        ("DROP TABLE archon_crawled_pages, archon_code_examples; DROP EXTENSION vector", "pgvector_missing"),
+    ],
+)
+def test_a_schema_that_does_not_fit_stops_before_the_service_is_asked(
+    ready: Context,
+    options: Callable[..., Options],
+    prod: str,
+    change: str,
+    code: str,
+    service: RunningService,
+    server: object,
+) -> None:
+    superuser = server.dsn(psycopg.conninfo.conninfo_to_dict(prod)["dbname"])  # type: ignore[attr-defined]
+    query(superuser, change)
+    with pytest.raises(AlignError) as caught:
+        phase.run(ready, options())
+    assert caught.value.code == code
+    assert service.requests == []
+
+
+def test_a_missing_table_and_an_empty_one_are_no_failure(
+    ready: Context, options: Callable[..., Options], prod: str
+) -> None:
+    query(prod, "DROP TABLE archon_code_examples; DELETE FROM archon_crawled_pages")
+    outcome = phase.run(ready, options())
+    assert (outcome.status, outcome.details["embeddings"]["missing_before"]) == ("aligned", 0)
+    assert [finding.code for finding in outcome.findings] == ["embedding_table_missing"]
+
+
+def test_blank_and_refused_rows_are_quarantined_and_the_rest_goes_on(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    query(prod, "UPDATE archon_crawled_pages SET content = E' \\n\\t' WHERE id IN (1, 50)")
+    query(prod, "UPDATE archon_crawled_pages SET content = 'POISON ' || content WHERE id = 70")
+    service.set_faults(fail_marked=True, marker="POISON")
+    outcome = phase.run(ready, options())
+    assert (outcome.status, outcome.error) == ("changed", None)
+    totals = outcome.details["embeddings"]
+    assert (totals["rebuilt"], totals["quarantined"], totals["missing_after"]) == (102, 3, 3)
+    assert {finding.object for finding in outcome.findings} == {f"{PAGES} id {number}" for number in (1, 50, 70)}
+    assert query(prod, "SELECT id FROM archon_crawled_pages WHERE embedding IS NULL ORDER BY id") == [
+        (1,),
+        (50,),
+        (70,),
+    ]
+
+    service.set_faults()
+    healed = phase.run(ready, options())
+    assert (healed.status, healed.details["embeddings"]["rebuilt"]) == ("changed", 1)
+    again = phase.run(ready, options())
+    assert (again.status, again.changed, len(again.findings)) == ("aligned", False, 2)
+
+
+def test_too_many_quarantined_rows_fail_the_phase_and_keep_the_rest(
+    ready: Context, options: Callable[..., Options], prod: str
+) -> None:
+    query(prod, "UPDATE archon_crawled_pages SET content = ' ' WHERE id > 80")
+    outcome = phase.run(ready, options(max_quarantined=5, batch_texts=8))
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert outcome.error.code == "embedding_too_many_quarantined"
+    assert "archon_embeddings_max_quarantined" in str(outcome.error)
+    assert missing(prod) == 105 - outcome.details["embeddings"]["rebuilt"]
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinity", "zero"])
+def test_vectors_that_are_none_are_never_stored(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService, fault: str
+) -> None:
+    """`NaN` in JSON's digits is malformed JSON; in base64 it is a number."""
+    query(prod, "UPDATE archon_crawled_pages SET content = 'POISON ' || content WHERE id = 7")
+    service.set_faults(bad_vector=fault, marker="POISON")
+    outcome = phase.run(ready, options())
+    assert (outcome.status, outcome.details["embeddings"]["quarantined"]) == ("changed", 1)
+    assert query(prod, "SELECT id FROM archon_crawled_pages WHERE embedding IS NULL") == [(7,)]
+
+
+def test_shuffled_replies_are_put_in_order(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    service.set_faults(shuffled=True)
+    phase.run(ready, options())
+    healthy = stored(prod, PAGES)
+    query(prod, "UPDATE archon_crawled_pages SET embedding = NULL")
+    service.set_faults()
+    phase.run(ready, options())
+    assert np.abs(stored(prod, PAGES) - healthy).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"),
+    [
+        ({"status": 503}, "embedding_busy"),
+        ({"status": 500}, "embedding_refused"),
+        ({"malformed": True}, "embedding_malformed"),
+        ({"dimension": 512}, "embedding_dimension"),
+        ({"drop_last": True}, "embedding_count"),
+        ({"model_missing": True}, "embedding_model_missing"),
+        ({"hang": True}, "embedding_timeout"),
+    ],
+)
+def test_a_service_that_never_works_leaves_everything_as_it_was(
+    ready: Context,
+    options: Callable[..., Options],
+    prod: str,
+    service: RunningService,
+    faults: dict[str, object],
+    code: str,
+) -> None:
+    service.set_faults(**faults)
+    outcome = phase.run(ready, options(timeout=0.3, pauses=(0.01,)))
+    assert (outcome.status, outcome.changed, outcome.details["embeddings"]["missing_after"]) == (
+        "resumable",
+        False,
+        105,
+    )
+    assert isinstance(outcome.error, Resumable)
+    assert outcome.error.code == code
+    assert missing(prod) == 105
+
+
+def test_a_service_that_dies_half_way_is_continued(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    """Requests slow enough that each batch is written when it comes; then the service breaks."""
+    service.set_faults(latency=0.3)
+    threading.Timer(1.8, lambda: service.set_faults(status=503)).start()
+    outcome = phase.run(ready, options(batch_texts=10, pauses=(0.05,)))
+    assert outcome.status == "resumable"
+    assert outcome.error is not None
+    done = outcome.details["embeddings"]["rebuilt"]
+    assert f"{done} embeddings written in this run are kept" in outcome.error.remedy
+    assert 0 < done < 105
+    assert missing(prod) == 105 - done
+    service.set_faults()
+    rest = phase.run(ready, options())
+    assert (rest.status, rest.details["embeddings"]["rebuilt"], missing(prod)) == ("changed", 105 - done, 0)
+
+
+def test_a_short_outage_is_waited_out(ready: Context, options: Callable[..., Options], service: RunningService) -> None:
+    service.set_faults(status=503, first=2)
+    assert phase.run(ready, options()).status == "changed"
+
+
+def test_progress_is_visible_and_no_transaction_waits_for_the_service(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    service.set_faults(latency=0.15)
+    seen: set[str] = set()
+    states: set[str] = set()
+    stop = threading.Event()
+
+    def watch() -> None:
+        with psycopg.connect(prod, autocommit=True) as connection:
+            while not stop.wait(0.02):
+                rows = connection.execute(
+                    "SELECT application_name, state, xact_start FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'align embeddings%'"
+                ).fetchall()
+                seen.update(row[0].rsplit(" ", 1)[1] for row in rows)
+                states.update(row[1] for row in rows if row[2] is not None)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    phase.run(ready, options(batch_texts=8, sample=0))
+    stop.set()
+    watcher.join()
+    assert "105/105" in seen
+    assert len({text for text in seen if text.endswith("/105")}) >= 3
+    assert "idle in transaction" not in states
+
+
+def test_a_row_that_changes_meanwhile_gets_the_vector_of_its_new_text(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    service.set_faults(latency=0.2)
+    edit = "UPDATE archon_crawled_pages SET content = 'Rewritten about submarines.' WHERE id = 40"
+    threading.Timer(0.7, lambda: query(prod, edit)).start()
+    outcome = phase.run(ready, options(batch_texts=100, in_flight=1, sample=0))
+    assert outcome.details["embeddings"]["missing_after"] == 0
+    with EmbeddingClient(options().endpoint) as client:
+        expected = client.embed(["Rewritten about submarines."])
+    assert np.abs(stored(prod, PAGES, "id = 40") - expected).max() < 1e-6
+
+
+def test_a_locked_row_is_waited_for_without_making_a_victim(
+    ready: Context, options: Callable[..., Options], prod: str
+) -> None:
+    with psycopg.connect(prod) as user:
+        user.execute("UPDATE archon_crawled_pages SET metadata = '{}' WHERE id = 5")
+        threading.Timer(1.5, user.commit).start()
+        outcome = phase.run(ready, options())
+        assert (outcome.status, missing(prod)) == ("changed", 0)
+
+
+def test_a_row_locked_for_good_is_a_clear_resumable_end(
+    prod: str,
+    make_context: Callable[..., Context],
+    hold_run_lock: Callable[..., object],
+    options: Callable[..., Options],
+) -> None:
+    hold_run_lock(prod)
+    with psycopg.connect(prod) as user:
+        user.execute("UPDATE archon_crawled_pages SET metadata = '{}' WHERE id = 5")
+        outcome = phase.run(make_context(prod, lock_timeout=0.05, lock_attempts=2), options())
+    assert (outcome.status, outcome.error and outcome.error.code) == ("resumable", "lock_timeout")
+
+
+def test_without_the_run_lock_nothing_is_written(
+    prod: str, make_context: Callable[..., Context], options: Callable[..., Options]
+) -> None:
+    outcome = phase.run(make_context(prod), options())
+    assert (outcome.status, outcome.error and outcome.error.code) == ("failed", "lock_lost")
+    assert missing(prod) == 105
+
+
+def test_a_lost_connection_is_a_clear_resumable_end(
+    ready: Context, options: Callable[..., Options], prod: str, server: object, service: RunningService
+) -> None:
+    service.set_faults(latency=0.4)
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'align embeddings%'"
+    threading.Timer(0.8, lambda: query(server.dsn(), kill)).start()  # type: ignore[attr-defined]
+    outcome = phase.run(ready, options(batch_texts=16))
+    assert (outcome.status, outcome.error and outcome.error.code) == ("resumable", "connection_lost")
+
+
+def test_a_role_without_privileges_is_told_so(
+    prod: str,
+    make_context: Callable[..., Context],
+    options: Callable[..., Options],
+    server: object,
+    hold_run_lock: Callable,
+) -> None:
+    database = psycopg.conninfo.conninfo_to_dict(prod)["dbname"]
+    with psycopg.connect(server.dsn(database), autocommit=True) as admin:  # type: ignore[attr-defined]
+        admin.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
+        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader; GRANT pg_read_all_stats TO reader")
+    hold_run_lock(prod)
+    reader = server.dsn(database, "reader")  # type: ignore[attr-defined]
+    outcome = phase.run(make_context(reader), options())
+    assert outcome.error is not None
+    assert outcome.error.code == "missing_privilege"
+    with psycopg.connect(server.dsn(database), autocommit=True) as admin:  # type: ignore[attr-defined]
+        admin.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_pgvector_in_another_schema_and_odd_names(
+    new_database: Callable[[str], str],
+    server: object,
+    make_context: Callable[..., Context],
+    hold_run_lock: Callable[..., object],
+    options: Callable[..., Options],
+) -> None:
+    dsn = new_database("")
+    superuser = server.dsn(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])  # type: ignore[attr-defined]
+    odd = 'ärchon "x" y'
+    with psycopg.connect(superuser, autocommit=True) as admin:
+        admin.execute(
+            'CREATE SCHEMA "ext x"; ALTER EXTENSION vector SET SCHEMA "ext x"; GRANT USAGE ON SCHEMA "ext x" TO PUBLIC'
+        )
+        admin.execute(sql.SQL("CREATE SCHEMA {} AUTHORIZATION archon_owner").format(sql.Identifier(odd)))
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(odd)))
+        owner.execute(
+            "CREATE TABLE archon_crawled_pages (id int PRIMARY KEY, url text, chunk_number int, content text,"
+            ' embedding "ext x".vector)'
+        )
+        owner.execute(
+            "INSERT INTO archon_crawled_pages VALUES (-5, 'u', 0, 'ünïcødé 🎻 100 \\ ''q'''), (9, 'v', 0, NULL), (3, 'w', 0, repeat('long ', 30000))"
+        )
+    hold_run_lock(dsn)
+    context = make_context(dsn, schemas=(odd,))
+    outcome = phase.run(context, options())
+    assert (outcome.status, outcome.details["embeddings"]["rebuilt"]) == ("changed", 2)
+    assert outcome.details["embeddings"]["quarantined"] == 1
+
+
+def test_the_reader_bounds_what_it_holds(prod: str, make_context: Callable[..., Context]) -> None:
+    query(prod, "UPDATE archon_crawled_pages SET content = repeat('x', 5000) WHERE id % 3 = 0")
+    context = make_context(prod, check=True)
+    with open_session(context, context.prod) as session:
+        found = find_table(session, KINDS[0], vector_type(session))
+        assert found is not None
+        read = [row.id for row in rows_without_embedding(session, found, Limits(4, 2000))]
+    assert read == list(range(1, 94))
+
+
+def test_the_probe_tells_what_answers(
+    prod: str, make_context: Callable[..., Context], options: Callable[..., Options]
+) -> None:
+    context = make_context(prod, prod, check=True)
+    outcome = probe(options().endpoint, context)
+    found = outcome.details["embedding_service"]
+    assert (outcome.status, outcome.changed, found["dimension"], found["model"]) == (
+        "aligned",
+        False,
+        768,
+        "nomic-embed-text",
+    )
+    assert found["version"]
+    assert found["digest"]
+    assert found["url"].endswith("/v1/embeddings")
+
+
+def test_the_probe_compares_with_the_columns(
+    prod: str,
+    new_database: Callable[[str], str],
+    make_context: Callable[..., Context],
+    options: Callable[..., Options],
+) -> None:
+    old = new_database("CREATE TABLE archon_crawled_pages (id bigint, content text, embedding vector(1536))")
+    endpoint = options().endpoint
+    outcome = probe(endpoint, make_context(old, prod))
+    assert [finding.code for finding in outcome.findings] == ["embedding_column_dimension"]
+    with pytest.raises(AlignError, match="1536"):
+        probe(endpoint, make_context(old, old))
+
+
+def test_the_probe_of_nothing_is_clear() -> None:
+    with pytest.raises(AlignError, match="refused") as caught:
+        probe(Endpoint("http://127.0.0.1:9", "m", 3))
+    assert caught.value.code == "embedding_unreachable"
