@@ -19,7 +19,7 @@ from pglast.parser import ParseError
 
 from ..errors import GateRefused
 
-_PLACEHOLDER = re.compile(r"%(?:\([^)]*\))?[sbt]")
+_PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[sbt]|%%")
 _READ_ONLY = (ast.SelectStmt, ast.VariableSetStmt, ast.VariableShowStmt, ast.TransactionStmt)
 _NARROWING = {
     AlterTableType.AT_DropColumn: "drops a column",
@@ -123,13 +123,21 @@ def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: 
 
 
 def inspect(
-    statement: str, *, read_only: bool, protected: frozenset[tuple[str, str]], proves_values: bool = False
+    statement: str,
+    *,
+    read_only: bool,
+    protected: frozenset[tuple[str, str]],
+    proves_values: bool = False,
+    placeholders: bool = False,
 ) -> None:
     """Raise GateRefused unless `statement` may run.
 
-    `statement` may hold psycopg placeholders. `protected` holds (schema, name) pairs.
+    `protected` holds (schema, name) pairs. `placeholders` says that the text goes to psycopg with parameters: only then
+    is `%s` a parameter and `%%` a percent sign; otherwise the text is judged exactly as the server gets it.
     """
-    text = _PLACEHOLDER.sub("$1", statement).replace("%%", "%") if "%" in statement else statement
+    text = (
+        _PLACEHOLDER.sub(lambda found: "%" if found.group() == "%%" else "$1", statement) if placeholders else statement
+    )
     try:
         nodes = _parse(text)
     except ParseError as error:

@@ -75,12 +75,12 @@ class Session:
         self, query: str | sql.Composable, params: Sequence[Any] | dict[str, Any] | None, *, proves_values: bool = False
     ) -> psycopg.Cursor[dict[str, Any]]:
         text = query.as_string(self.connection) if isinstance(query, sql.Composable) else str(query)
-        # Without parameters psycopg sends the text as it is, so a percent sign is itself.
         gate.inspect(
-            text if params is not None else text.replace("%", "%%"),
+            text,
             read_only=self.read_only,
             protected=self._protected,
             proves_values=proves_values,
+            placeholders=params is not None,
         )
         return self.connection.execute(text.encode(), params)
 

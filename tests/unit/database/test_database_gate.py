@@ -88,7 +88,7 @@ def test_harm_to_protected_tables_is_refused(statement: str) -> None:
 
 @pytest.mark.parametrize("statement", NEEDED)
 def test_what_a_run_needs_passes(statement: str) -> None:
-    gate.inspect(statement, read_only=False, protected=PROTECTED)
+    gate.inspect(statement, read_only=False, protected=PROTECTED, placeholders="%s" in statement)
 
 
 @pytest.mark.parametrize("statement", HARMFUL + CHANGING)
@@ -99,7 +99,21 @@ def test_a_read_only_session_changes_nothing(statement: str) -> None:
 
 @pytest.mark.parametrize("statement", READING)
 def test_a_read_only_session_reads(statement: str) -> None:
-    gate.inspect(statement, read_only=True, protected=PROTECTED)
+    gate.inspect(statement, read_only=True, protected=PROTECTED, placeholders="%s" in statement)
+
+
+@pytest.mark.parametrize("placeholders", [False, True])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT '%('; DELETE FROM public.archon_tasks; SELECT ')s'",
+        "SELECT '%%('; DELETE FROM public.archon_tasks; SELECT ')s'",
+        "SELECT '%s'; DELETE FROM public.archon_tasks",
+    ],
+)
+def test_nothing_hides_in_what_looks_like_a_placeholder(statement: str, placeholders: bool) -> None:
+    with pytest.raises(GateRefused):
+        gate.inspect(statement, read_only=False, protected=PROTECTED, placeholders=placeholders)
 
 
 def test_a_type_change_needs_its_proof() -> None:
