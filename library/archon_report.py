@@ -73,7 +73,6 @@ result:
   sample: changed
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -81,7 +80,7 @@ from ansible.module_utils.basic import AnsibleModule
 MISSING = None
 try:
     from ansible.module_utils.archon_align.context import Run
-    from ansible.module_utils.archon_align.report import build, snapshot, started_at, write
+    from ansible.module_utils.archon_align.report import build, now, snapshot, started_at, write
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
 
@@ -107,7 +106,7 @@ def main() -> None:
             run,
             options["results"],
             options["started_at"] or started_at(run),
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            now(),
             before=snapshot(run, "before"),
             after=snapshot(run, "after"),
         )

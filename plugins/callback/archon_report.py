@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
                 run,
                 known.results,
                 known.started_at or reports.started_at(run),
-                datetime.now(UTC).isoformat(timespec="seconds"),
+                reports.now(),
                 **looks,
             )
             self._guarded(reports.write, run, report)

@@ -1,7 +1,7 @@
 """The report of a run: assembled from what the phases handed back, written to the run's folder, told in a screenful."""
 
-from .assemble import build, started_at
+from .assemble import build, now, started_at
 from .files import read, snapshot, write
 from .terminal import summary
 
-__all__ = ["build", "read", "snapshot", "started_at", "summary", "write"]
+__all__ = ["build", "now", "read", "snapshot", "started_at", "summary", "write"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from ..context import Run
@@ -25,9 +25,17 @@ _GATHERED = {*SECTIONS, "protected_before", "criteria", "restore_points"}
 _VERDICTS = ("rolled_back", "failed", "decision_needed", "resumable", "changed", "drift", "aligned")
 
 
+_SECOND = "%Y-%m-%dT%H:%M:%SZ"
+
+
 def started_at(run: Run) -> str:
     """When the run began, from its id: ISO 8601 in UTC, to the second."""
-    return datetime.strptime(run.id[:15] + "+0000", "%Y%m%d-%H%M%S%z").isoformat()
+    return datetime.strptime(run.id[:15] + "+0000", "%Y%m%d-%H%M%S%z").strftime(_SECOND)
+
+
+def now() -> str:
+    """The time in the same form."""
+    return datetime.now(UTC).strftime(_SECOND)
 
 
 def is_phase(result: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .wording import broken, database_state, failures, headline, mark, plural, proofs, recovery
+from .wording import broken, database_state, failures, headline, mark, plural, proofs, recovery, status_of
 
 # What else a run leaves in its folder, in the order in which a person would look at it.
 _FILES = (
@@ -38,7 +38,7 @@ def markdown(report: Mapping[str, Any], artifacts: Path) -> str:
         lines += ["", database_state(report), "Follow the remedy, then run the same command again."]
     lines += _pairs("What is broken" if report["mode"] == "check" else "What was broken", broken(report))
     lines += _phases(report)
-    lines += _pairs("What proves it", proofs(report))
+    lines += _pairs("What is now" if report["mode"] == "check" else "What proves it", proofs(report))
     lines += _protected(report["protected"])
     lines += _criteria(report["criteria"])
     lines += _findings(report["findings"])
@@ -52,7 +52,7 @@ def _phases(report: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             phase["name"],
-            "would change" if check and phase["status"] in ("drift", "changed") else phase["status"],
+            status_of(phase, report["mode"]),
             str(phase["statements"]),
             str(len(phase["findings"])),
             f"{phase['seconds']:.1f}",

@@ -17,6 +17,7 @@ from .wording import (
     mark,
     plural,
     proofs,
+    status_of,
 )
 
 COLUMNS = 100
@@ -36,13 +37,13 @@ def summary(report: Mapping[str, Any], artifacts: Path) -> str:
 
 def duration(report: Mapping[str, Any]) -> str:
     """The phases' own time, in seconds."""
-    return f"{sum(phase['seconds'] for phase in report['phases']):.1f} s in {plural(len(report['phases']), 'phase')}"
+    return f"{sum(phase['seconds'] for phase in report['phases']):.1f} s"
 
 
 def _success(report: Mapping[str, Any]) -> list[str]:
     check = report["mode"] == "check"
     lines = _block("What is broken" if check else "What was broken", broken(report))
-    done = [(phase["name"], _deed(phase, check)) for phase in report["phases"] if phase["status"] != "aligned"]
+    done = [(phase["name"], _deed(phase, report["mode"])) for phase in report["phases"] if phase["status"] != "aligned"]
     lines += _block("What would be done" if check else "What was done", done)
     idle = [phase["name"] for phase in report["phases"] if phase["status"] == "aligned"]
     if idle:
@@ -52,8 +53,8 @@ def _success(report: Mapping[str, Any]) -> list[str]:
     return lines + _notes(report)
 
 
-def _deed(phase: Mapping[str, Any], check: bool) -> str:
-    deeds = [phase["status"]] if not (check and phase["status"] in ("drift", "changed")) else ["would change"]
+def _deed(phase: Mapping[str, Any], mode: str) -> str:
+    deeds = [status_of(phase, mode)]
     if phase["statements"]:
         deeds.append(plural(phase["statements"], "statement"))
     return f"{', '.join(deeds)} ({phase['seconds']:.1f} s)"
@@ -63,7 +64,8 @@ def _failure(report: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for phase in failures(report)[:1]:
         error = phase["error"]
-        lines += ["", _fit(f"Phase {phase['name']} failed: {error['what']}")]
+        words = _plain(f"Phase {phase['name']} failed: {error['what']}")
+        lines += ["", *textwrap.wrap(words, COLUMNS, max_lines=2, subsequent_indent="  ", placeholder=" …")]
         for part in ("object", "expected", "found", "remedy"):
             # The remedy and the finding are what a person acts on: they get a second line when they need one.
             lines += _wrapped(part, error.get(part, ""), lines=2)

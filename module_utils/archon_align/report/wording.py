@@ -10,7 +10,7 @@ Report = Mapping[str, Any]
 HEADLINES = {
     "aligned": "PROD is aligned with DEV: nothing was to do",
     "changed": "PROD was changed as told below",
-    "drift": "PROD differs from DEV; nothing was written to any database",
+    "drift": "PROD differs from DEV; nothing was written",
     "decision_needed": "a decision is needed that only a person may take",
     "resumable": "stopped half-way; everything done so far is verified and kept, the next run continues",
     "rolled_back": "PROD was put back to the state before the run",
@@ -25,8 +25,8 @@ def headline(report: Report) -> str:
         words = "already aligned: PROD needs nothing, nothing was changed"
     elif report["result"] == "changed" and report["criteria"] and not unmet(report):
         words = "PROD was brought into line with DEV"
-    elif report["result"] == "drift" and report["mode"] == "check":
-        words = "PROD would be changed; this check wrote nothing to any database"
+    elif report["result"] == "drift" and any(phase["changed"] for phase in report["phases"]):
+        words = "PROD would be changed; nothing was written"
     return words
 
 
@@ -103,12 +103,21 @@ def protection(protected: Mapping[str, Mapping[str, Any]]) -> str:
     if lost:
         return f"NOT preserved: {', '.join(lost)}"
     proved = [entry for entry in protected.values() if entry["preserved"]]
+    if not proved:
+        return f"{plural(len(protected), 'table')}, nothing recorded to compare with"
     rows = sum(amount(entry["rows_after"]) for entry in proved)
     words = f"{plural(rows, 'row')} in {plural(len(proved), 'table')} proved preserved"
     if open_tables := len(protected) - len(proved):
         words += f", {plural(open_tables, 'table')} without proof"
     users = [table for table, entry in protected.items() if entry["changed_by_users"]]
     return words + (f"; users changed {', '.join(users)} meanwhile" if users else "")
+
+
+def status_of(phase: Mapping[str, Any], mode: str) -> str:
+    """A phase's status in words: what a check found to do is not done, and some phases only look."""
+    if mode == "check" and phase["changed"]:
+        return "would change"
+    return "found differences" if phase["status"] == "drift" else str(phase["status"])
 
 
 def mark(met: bool | None) -> str:
