@@ -1,0 +1,138 @@
+"""Apply a plan in one protected transaction, and prove from a fresh reading of both databases that it did what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from ..database.failures import server_error
+from ..database.session import Session
+from ..database.transaction import protected_transaction
+from ..errors import AlignError, DecisionNeeded
+from ..preservation.proof import Proof
+from .compare import Comparison, compare
+from .inspect import inspect
+from .model import Catalog
+from .plan import SchemaPlan
+from .steps import Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What is true after the transaction: `after` is the comparison that was made before COMMIT."""
+
+    proofs: tuple[Proof, ...]
+    after: Comparison
+
+
+def prove(session: Session, desired: Catalog, *, vector_indexes: bool = True) -> Comparison:
+    """Read the session's database again and compare it with `desired`."""
+    return compare(desired, inspect(session, desired.schemas), vector_indexes=vector_indexes)
+
+
+def apply(
+    session: Session,
+    plan: SchemaPlan,
+    *,
+    reread_desired: Callable[[], Catalog],
+    before: Callable[[], None] | None = None,
+    require_lock: bool = True,
+) -> Applied:
+    """Execute `plan` on `session`, all or nothing.
+
+    `reread_desired` reads the desired structure once more for the proof; `before` runs first inside the transaction.
+    Raises DecisionNeeded when the plan refuses something or a guard finds a row, AlignError when the structure is no longer
+    the one that was planned for, when the server refuses a statement, or when the proof finds more differences than the
+    plan left.
+    """
+    require_decided(plan)
+    found: list[Comparison] = []
+
+    def act() -> None:
+        if before is not None:
+            before()
+        _require_unchanged(session, plan)
+        # Bodies may speak of what a later statement makes; they are looked at when all is there.
+        session.execute("SET LOCAL check_function_bodies = off")
+        for statement in plan.statements:
+            try:
+                rows = session.apply(statement)
+            except psycopg.Error as error:
+                raise server_error(session.target, error, doing=f"aligning the schema ({statement.summary})") from error
+            if isinstance(statement, Guard) and rows:
+                raise _guard_found(session, statement, rows)
+        session.execute("NOTIFY pgrst, 'reload schema'")
+
+    def verify() -> None:
+        after = prove(session, reread_desired(), vector_indexes=plan.comparison.vector_indexes)
+        surprising = [difference for difference in after.differences if difference not in plan.left]
+        if surprising:
+            raise AlignError(
+                "The schema would not have become what DEV has; the transaction was rolled back.",
+                object_name=str(surprising[0].key),
+                expected="no difference besides those that the plan announced",
+                found="; ".join(map(str, surprising[:5])) + (" …" if len(surprising) > 5 else ""),
+                remedy="If DEV was changed meanwhile, run again; otherwise report this as a defect with the run's plan.sql.",
+                code="schema_not_aligned",
+            )
+        found.append(after)
+
+    _, proofs = protected_transaction(session, act, locks=plan.locks, verify=verify, require_lock=require_lock)
+    return Applied(tuple(proofs), found[0])
+
+
+def require_decided(plan: SchemaPlan) -> None:
+    """Raise DecisionNeeded when the plan refuses something."""
+    if not plan.refused:
+        return
+    first = plan.refused[0]
+    more = f" (and {len(plan.refused) - 1} more, see the findings)" if len(plan.refused) > 1 else ""
+    raise DecisionNeeded(
+        f"The schema cannot be aligned without a decision{more}; nothing was changed.",
+        object_name=first.object,
+        expected="a change that keeps every stored value",
+        found="; ".join(f"{finding.object}: {finding.message}" for finding in plan.refused[:5]),
+        remedy=first.remedy,
+        code="decision_needed",
+    )
+
+
+def _require_unchanged(session: Session, plan: SchemaPlan) -> None:
+    """Somebody may have changed the structure between planning and having the locks."""
+    planned, now = plan.comparison.current, inspect(session, plan.comparison.current.schemas)
+    changed = {
+        key
+        for one, other in (
+            (planned.objects, now.objects),
+            (planned.comments, now.comments),
+            (planned.grants, now.grants),
+        )
+        for key in one.keys() | other.keys()
+        if one.get(key) != other.get(key)
+    }
+    if changed:
+        raise AlignError(
+            f"The structure of {session.target.name} was changed by somebody else after the plan was made.",
+            object_name=str(min(changed)),
+            expected="the structure that was planned for",
+            found=f"changed meanwhile: {', '.join(map(str, sorted(changed)[:5]))}",
+            remedy="Run again: a new plan is made. Nothing was changed.",
+            code="schema_changed_meanwhile",
+        )
+
+
+def _guard_found(session: Session, guard: Guard, rows: int) -> DecisionNeeded:
+    shown = session.rows(sql.SQL(guard.sql))
+    examples = "; ".join(str(row["key"]) for row in shown)
+    count = shown[0]["violators"] if shown else rows
+    return DecisionNeeded(
+        "Rows came in that would not survive a change of type; nothing was changed.",
+        object_name=guard.object,
+        expected="every stored value the same after the change",
+        found=f"{guard.reason}: {count} rows ({examples})",
+        remedy="Correct the rows on PROD (or the type on DEV), then run again.",
+        code="decision_needed",
+    )

@@ -1,0 +1,200 @@
+"""Changes in place of everything but columns."""
+
+from __future__ import annotations
+
+from ..database.transaction import LockMode
+from ..plan import Statement
+from . import enums
+from .compare import Difference
+from .ddl import ident
+from .draft import Draft
+from .making import owned_by, replica_identity
+from .model import (
+    Composite,
+    Constraint,
+    Domain,
+    Enum,
+    Function,
+    Index,
+    Key,
+    Kind,
+    Object,
+    Sequence,
+    Table,
+    Trigger,
+    View,
+)
+from .steps import Node
+
+_FIXED = ("partition key", "bound", "parents", "typed", "access method")
+
+
+def change(draft: Draft, node: Node, value: Object, aspects: dict[str, Difference]) -> None:
+    """Add to `node` what makes PROD's object what DEV's is."""
+    key = value.key
+    match value:
+        case Table():
+            node.statements += _table(draft, value, aspects)
+        case Enum():
+            if "labels" in aspects:
+                if replaced(draft, value):
+                    enums.replace_type(draft, node)
+                else:
+                    node.statements += enums.extend(draft, key)
+        case Composite():
+            node.statements += _composite(draft, value, aspects)
+        case Domain():
+            node.statements += _domain(draft, value, aspects)
+        case Sequence():
+            _sequence(draft, node, value, aspects)
+        case Function() if "definition" in aspects:
+            node.statements.append(draft.statement(draft.writer.create(value)[0], key, f"new definition of {key}"))
+        case View():
+            _view(draft, node, value, aspects)
+        case Trigger() if "enabled" in aspects:
+            draft.lock(key.table, LockMode.ALTER)
+            node.statements.append(draft.statement(draft.writer.trigger_state(value), key, f"state of {key}"))
+        case Index() if "clustered" in aspects:
+            draft.lock(value.table, LockMode.ALTER)
+            words = f"CLUSTER ON {ident(key.name)}" if value.clustered else "SET WITHOUT CLUSTER"
+            text = f"ALTER TABLE {draft.writer.name(value.table)} {words}"
+            node.statements.append(draft.statement(text, key, f"clustering by {key}"))
+
+
+def rename(draft: Draft, node: Node, value: Object) -> None:
+    """A constraint or index of the same meaning gets DEV's name."""
+    old = draft.comparison.renamed[node.key]
+    draft.lock_tables_of(old, LockMode.ALTER)
+    if isinstance(value, Constraint):
+        words = f"RENAME CONSTRAINT {ident(old.part)} TO {ident(node.key.part)}"
+        text = f"ALTER TABLE {draft.writer.name(node.key.table)} {words}"
+    else:
+        text = f"ALTER INDEX {ident(old.schema, old.name)} RENAME TO {ident(node.key.name)}"
+    node.statements.append(draft.statement(text, node.key, f"{old} gets DEV's name"))
+
+
+def replaced(draft: Draft, value: Enum) -> bool:
+    """Must this enum be made anew, rather than extended?"""
+    found = draft.current.objects[value.key]
+    return value.key in draft.replaced_enums or (isinstance(found, Enum) and enums.reordered(value, found))
+
+
+def _table(draft: Draft, table: Table, aspects: dict[str, Difference]) -> list[Statement]:
+    key, made = table.key, []
+    alter = f"ALTER TABLE {draft.writer.name(key)}"
+    for aspect in _FIXED:
+        if aspect in aspects:
+            found = aspects[aspect]
+            draft.refuse(
+                "table_form",
+                key,
+                f"{aspect} is {found.current or 'none'}, on DEV {found.desired or 'none'}: the rows would have to be moved",
+            )
+    if aspects.keys() - {"comment"} and any(not name.startswith("grant ") for name in aspects):
+        draft.lock(key, LockMode.ALTER)
+    if "row security" in aspects:
+        made.append(draft.statement(f"{alter} ENABLE ROW LEVEL SECURITY", key, f"row-level security of {key}"))
+    if "force row security" in aspects:
+        made.append(
+            draft.statement(f"{alter} FORCE ROW LEVEL SECURITY", key, f"row-level security of {key}, for its owner too")
+        )
+    if "persistence" in aspects:
+        words = "UNLOGGED" if table.persistence == "u" else "LOGGED"
+        made.append(draft.statement(f"{alter} SET {words}", key, f"{key} becomes {words.lower()}", "rewrites_table"))
+    if "replica identity" in aspects:
+        made.append(replica_identity(draft, table))
+    if "options" in aspects:
+        made += _options(draft, key, "TABLE", table.options)
+    return made
+
+
+def _options(draft: Draft, key: Key, noun: str, wanted: tuple[str, ...]) -> list[Statement]:
+    current = draft.current.objects[key]
+    found = current.options if isinstance(current, (Table, View)) else ()
+    made, alter = [], f"ALTER {noun} {draft.writer.name(key)}"
+    gone = sorted({option.partition("=")[0] for option in found} - {option.partition("=")[0] for option in wanted})
+    if gone:
+        made.append(draft.statement(f"{alter} RESET ({', '.join(gone)})", key, f"options of {key}"))
+    if set(wanted) - set(found):
+        text = f"{alter} SET ({draft.writer.options(sorted(set(wanted) - set(found)))})"
+        made.append(draft.statement(text, key, f"options of {key}"))
+    return made
+
+
+def _composite(draft: Draft, wanted: Composite, aspects: dict[str, Difference]) -> list[Statement]:
+    if "attributes" not in aspects:
+        return []
+    found = draft.current.objects[wanted.key]
+    assert isinstance(found, Composite)
+    old, new = list(found.attributes.values()), list(wanted.attributes.values())
+    if [(one.key, one.type) for one in new[: len(old)]] != [(one.key, one.type) for one in old]:
+        draft.refuse(
+            "composite_type", wanted.key, "attributes that exist are otherwise on DEV; only adding at the end is safe"
+        )
+        return []
+    users = sorted(one for one in draft.current.dependents.get(wanted.key, ()) if one.kind in (Kind.COLUMN, Kind.TABLE))
+    for user in users:
+        draft.lock(user.table, LockMode.ALTER)
+    return [
+        draft.statement(
+            f"ALTER TYPE {draft.writer.name(wanted.key)} ADD ATTRIBUTE {text}", wanted.key, f"attribute of {wanted.key}"
+        )
+        for text in map(draft.writer.attribute, new[len(old) :])
+    ]
+
+
+def _domain(draft: Draft, wanted: Domain, aspects: dict[str, Difference]) -> list[Statement]:
+    key, made = wanted.key, []
+    alter = f"ALTER DOMAIN {draft.writer.name(key)}"
+    found = draft.current.objects[key]
+    assert isinstance(found, Domain)
+    for user in draft.current.dependents.get(key, ()):
+        if user.kind is Kind.COLUMN:
+            draft.lock(user.table, LockMode.ALTER)
+    if aspects.keys() & {"base type", "collation"}:
+        draft.refuse(
+            "domain_base", key, f"is over {found.base}, on DEV over {wanted.base}: a domain's base cannot be changed"
+        )
+    if "default" in aspects:
+        words = f"SET DEFAULT {draft.writer.text(wanted.default)}" if wanted.default is not None else "DROP DEFAULT"
+        made.append(draft.statement(f"{alter} {words}", key, f"default of {key}"))
+    for aspect in aspects:
+        answer = draft.evidence.against(key, aspect)
+        if answer is not None:
+            draft.refuse("rows_in_the_way", key, f"{aspect}: {answer.reason}: {answer.text}")
+    if "not null" in aspects:
+        words = "SET NOT NULL" if wanted.not_null else "DROP NOT NULL"
+        made.append(draft.statement(f"{alter} {words}", key, f"{key}: {words.lower()}", "validates_rows"))
+    for name, (definition, _) in wanted.constraints.items():
+        if f"constraint {name}" in aspects:
+            if name in found.constraints:
+                made.append(
+                    draft.statement(f"{alter} DROP CONSTRAINT {ident(name)}", key, f"old form of constraint {name}")
+                )
+            text = f"{alter} ADD CONSTRAINT {ident(name)} {draft.writer.text(definition)}"
+            made.append(draft.statement(text, key, f"constraint {name} of {key}", "validates_rows"))
+    return made
+
+
+def _sequence(draft: Draft, node: Node, wanted: Sequence, aspects: dict[str, Difference]) -> None:
+    key, alter = wanted.key, f"ALTER SEQUENCE {draft.writer.name(wanted.key)}"
+    if aspects.keys() & {"type", "options"}:
+        node.statements.append(draft.statement(f"{alter} AS {wanted.type} {wanted.options}", key, f"options of {key}"))
+    if "persistence" in aspects:
+        words = "SET UNLOGGED" if wanted.persistence == "u" else "SET LOGGED"
+        node.statements.append(draft.statement(f"{alter} {words}", key, f"{key}: {words.lower()}"))
+    if "owned by" in aspects:
+        late = draft.late(key, "owned by", {wanted.owned_by} if wanted.owned_by else set())
+        late.statements.append(owned_by(draft, wanted))
+
+
+def _view(draft: Draft, node: Node, wanted: View, aspects: dict[str, Difference]) -> None:
+    key = wanted.key
+    if key.kind is Kind.MATVIEW:
+        if "populated" in aspects:
+            text = f"REFRESH MATERIALIZED VIEW {draft.writer.name(key)}"
+            node.statements.append(draft.statement(text, key, f"fill {key}"))
+        return
+    if aspects.keys() & {"definition", "columns", "options"}:
+        text = draft.writer.view(wanted, replace=True)
+        node.statements.append(draft.statement(text, key, f"new definition of {key}"))

@@ -1,0 +1,108 @@
+"""What must be dropped before something can change, and in which order: the dependents of what changes, by pg_depend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .ddl import Writer, ident
+from .model import Catalog, Column, Constraint, Index, Key, Kind
+
+_DROPPABLE = frozenset(
+    {Kind.FUNCTION, Kind.VIEW, Kind.MATVIEW, Kind.TRIGGER, Kind.POLICY, Kind.CONSTRAINT, Kind.INDEX, Kind.DEFAULT}
+)
+# What the server itself keeps in step when a column's type changes.
+_FOLLOWS_TYPE = frozenset({Kind.INDEX, Kind.SEQUENCE, Kind.DEFAULT, Kind.TABLE})
+
+
+class Closure:
+    """Grows the set of objects to drop; nothing in it bears data of its own (a generated column's values are computed)."""
+
+    def __init__(self, current: Catalog, protected: frozenset[Key]) -> None:
+        self.current = current
+        self.protected = protected
+        self.dropped: set[Key] = set()
+        self.refused: dict[Key, str] = {}
+
+    def drop(self, key: Key, because: Key | None = None) -> None:
+        """Drop `key`, and first whatever depends on it."""
+        pending = [(key, because or key)]
+        while pending:
+            one, reason = pending.pop()
+            if one in self.dropped:
+                continue
+            if one.kind is Kind.DEFAULT and self._generated(one):
+                one = Key(Kind.COLUMN, one.schema, one.name, one.part)
+                if one in self.dropped:
+                    continue
+            if one.kind is Kind.COLUMN and self._generated(one):
+                if one.table in self.protected:
+                    self.refused[reason] = f"{one} is computed from it, and no column of a protected table is dropped"
+                    continue
+            elif one.kind not in _DROPPABLE:
+                self.refused[reason] = f"{one} depends on it and cannot be dropped and put back"
+                continue
+            self.dropped.add(one)
+            pending += [
+                (dependent, reason)
+                for dependent in self.current.dependents.get(one, ())
+                if not (one.kind is Kind.COLUMN and dependent.kind is Kind.DEFAULT and dependent.part == one.part)
+            ]
+
+    def drop_empty(self, column: Key) -> None:
+        """Drop a column that holds nothing but NULL, and whatever depends on it, to make it anew."""
+        self.dropped.add(column)
+        for dependent in sorted(self.current.dependents.get(column, ())):
+            if not (dependent.kind is Kind.DEFAULT and dependent.part == column.part):
+                self.drop(dependent, column)
+
+    def retype(self, column: Key) -> None:
+        """Drop what the server refuses to change a column's type under; its own default is the column's matter."""
+        for one in self._with_children(column):
+            for dependent in sorted(self.current.dependents.get(one, ())):
+                if dependent.kind is Kind.DEFAULT and dependent.part != one.part:
+                    self.drop(dependent, column)  # a generated column
+                elif dependent.kind is Kind.CONSTRAINT:
+                    found = self.current.objects.get(dependent)
+                    if isinstance(found, Constraint) and found.type == "f":
+                        self.drop(dependent, column)
+                elif dependent.kind not in _FOLLOWS_TYPE:
+                    self.drop(dependent, column)
+
+    def _with_children(self, column: Key) -> list[Key]:
+        """The column and the same column of every table that inherits it."""
+        found, pending = [], [column.table]
+        while pending:
+            table = pending.pop()
+            found.append(Key(Kind.COLUMN, table.schema, table.name, column.part))
+            pending += [key for key in self.current.dependents.get(table, ()) if key.kind is Kind.TABLE]
+        return found
+
+    def _generated(self, key: Key) -> bool:
+        column = self.current.column(Key(Kind.COLUMN, key.schema, key.name, key.part))
+        return column is not None and column.generated != ""
+
+    def order(self) -> list[Key]:
+        """Dependents before what they depend on."""
+        result: list[Key] = []
+        state: dict[Key, bool] = {}
+        for root in sorted(self.dropped):
+            stack: list[tuple[Key, Iterable[Key] | None]] = [(root, None)]
+            while stack:
+                key, children = stack.pop()
+                if children is None:
+                    if key in state:
+                        continue
+                    state[key] = True
+                    stack.append((key, ()))
+                    stack += [(one, None) for one in self.current.dependents.get(key, ()) if one in self.dropped]
+                else:
+                    result.append(key)
+        return result
+
+    def drop_text(self, key: Key, writer: Writer) -> str:
+        value = self.current.objects.get(key) or self.current.column(key)
+        if isinstance(value, Column):
+            return f"ALTER TABLE {writer.name(key.table)} DROP COLUMN {ident(key.part)}"
+        if isinstance(value, Index):
+            return f"DROP INDEX {ident(key.schema, key.name)}"
+        return writer.drop(key)

@@ -1,0 +1,208 @@
+"""Changes of one column: type, collation, default, NOT NULL, identity, generation, storage."""
+
+# ruff: noqa: S608 - texts are composed of quoted identifiers
+
+from __future__ import annotations
+
+from ..database.transaction import LockMode
+from ..plan import Statement
+from .compare import Difference
+from .conversion import conversion
+from .ddl import COMPRESSION, STORAGE, ident, literal
+from .draft import Draft
+from .evidence import misfits
+from .model import Column, Constraint, Key, Kind, Sequence
+from .steps import Guard
+
+_IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
+_REPLACED = "_replaced"
+
+
+def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
+    """Decide what has to be dropped before the column can change."""
+    new, old = draft.desired.column(key), draft.current.column(key)
+    assert new is not None
+    assert old is not None
+    computing = {"generated", "default"} if new.generated else {"generated"}
+    if old.generated and (aspects & {"type", "collation"} or (new.generated and aspects & computing)):
+        draft.closure.drop(key)  # its values are computed, and will be again
+    elif new.generated and not old.generated:
+        answer = draft.evidence.against(key, "generated")
+        if answer is not None or key.table in draft.protected:
+            stored = answer.text if answer is not None else "a protected table's column"
+            draft.refuse(
+                "values_would_be_replaced", key, f"DEV computes this column, PROD stores values in it: {stored}"
+            )
+        else:
+            draft.closure.drop_empty(key)
+    elif aspects & {"type", "collation"}:
+        draft.closure.retype(key)
+
+
+def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[Statement]:
+    """The statements that make PROD's column what DEV's is, in an order that the server accepts."""
+    new, old = draft.desired.column(key), draft.current.column(key)
+    assert new is not None
+    assert old is not None
+    if set(aspects) - {"comment"}:
+        draft.lock(key.table, LockMode.ALTER)
+    made: list[Statement] = []
+    if old.identity and not new.identity:
+        made += _leave_identity(draft, old, new)
+    if old.generated == "v" and not new.generated:
+        draft.refuse("values_not_stored", key, "DEV stores this column, PROD computes it and has stored nothing")
+    elif old.generated and not new.generated:
+        made.append(_alter(draft, key, "DROP EXPRESSION", "keeps the computed values"))
+    if aspects.keys() & {"type", "collation"}:
+        made += _retype(draft, old, new, aspects)
+    elif "default" in aspects and new.default is None and old.default is not None and not old.generated:
+        made.append(_alter(draft, key, "DROP DEFAULT", "no default"))
+    if "default" in aspects and new.default is not None:
+        made.append(set_default(draft, new))
+    if "not null" in aspects:
+        made += _not_null(draft, new, aspects["not null"])
+    if new.identity and not old.identity:
+        made += _become_identity(draft, old, new)
+    elif new.identity and "identity" in aspects:
+        words = f"SET GENERATED {_IDENTITY[new.identity]}"
+        made.append(_alter(draft, key, words, "identity"))
+    if new.identity and old.identity and "identity options" in aspects:
+        text = f"ALTER SEQUENCE {ident(key.schema, old.identity_sequence)} {new.identity_options}"
+        made.append(draft.statement(text, key, f"identity options of {key}"))
+    made += _settings(draft, new, aspects)
+    return made
+
+
+def _alter(draft: Draft, key: Key, words: str, summary: str, *hazards: str, proves: bool = False) -> Statement:
+    text = f"ALTER TABLE {draft.writer.name(key.table)} ALTER COLUMN {ident(key.part)} {words}"
+    return draft.statement(text, key, f"{key}: {summary}", *hazards, proves=proves)
+
+
+def set_default(draft: Draft, column: Column) -> Statement:
+    assert column.default is not None
+    draft.lock(column.key.table, LockMode.ALTER)
+    return _alter(draft, column.key, f"SET DEFAULT {draft.writer.text(column.default)}", "default")
+
+
+def _not_null(draft: Draft, new: Column, difference: Difference) -> list[Statement]:
+    key = new.key
+    if new.not_null:
+        answer = draft.evidence.against(key, "not null")
+        if answer is not None:
+            remedy = f"Fill {key.qualified} on PROD (what value is right, a person must say), then run again; nothing was changed."
+            draft.refuse("nulls_in_the_way", key, f"DEV does not allow NULL: {answer.reason}: {answer.text}", remedy)
+        return [_alter(draft, key, "SET NOT NULL", "not null", "validates_rows")]
+    for one in draft.current.on_table.get(key.table, ()):
+        found = draft.current.objects[one]
+        if (
+            isinstance(found, Constraint)
+            and found.type == "p"
+            and key.part in found.columns
+            and one not in draft.closure.dropped
+        ):
+            message = f"stays NOT NULL because it is part of {one}, which only PROD has"
+            draft.leave("primary_key_only_in_prod", difference, message, f"Drop {one} on PROD if it is not wanted.")
+            return []
+    return [_alter(draft, key, "DROP NOT NULL", "may be NULL")]
+
+
+def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Difference]) -> list[Statement]:
+    key = new.key
+    found = conversion(old, new, draft.desired, draft.current, same_text=key.table in draft.protected)
+    answer = draft.evidence.against(key, "type")
+    change_of = f"{draft.writer.text(old.type)} → {draft.writer.text(new.type)}"
+    if answer is not None:
+        draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}")
+    made: list[Statement] = []
+    if found.misfit is not None:
+        query = misfits(key.table, found.misfit, draft.current)
+        summary = f"{key}: every stored value survives {change_of} (no row may come back)"
+        made.append(Guard(query, key.qualified, summary, ("validates_rows",), reason=found.reason))
+    if "default" in aspects and old.default is not None and not old.generated:
+        made.append(_alter(draft, key, "DROP DEFAULT", "default of the old type"))
+    collation = f" COLLATE {draft.writer.text(new.collation)}" if new.collation else ""
+    using = f" USING {found.using}" if found.using else ""
+    words = f"TYPE {draft.writer.text(new.type)}{collation}{using}"
+    made.append(_alter(draft, key, words, change_of, *found.hazards, proves=True))
+    return made
+
+
+def _settings(draft: Draft, new: Column, aspects: dict[str, Difference]) -> list[Statement]:
+    made = []
+    if "storage" in aspects:
+        # The type's own strategy has no name in the catalogue; DEFAULT is understood since version 16.
+        words = STORAGE.get(new.storage, "DEFAULT")
+        made.append(_alter(draft, new.key, f"SET STORAGE {words}", "storage"))
+    if "compression" in aspects:
+        made.append(
+            _alter(draft, new.key, f"SET COMPRESSION {COMPRESSION.get(new.compression, 'DEFAULT')}", "compression")
+        )
+    if "statistics" in aspects:
+        made.append(_alter(draft, new.key, f"SET STATISTICS {new.statistics}", "statistics target"))
+    return made
+
+
+# -- positions of sequences ------------------------------------------------------------------------------------------
+
+
+def position(draft: Draft, sequence: Key, column: Key) -> Statement:
+    """Put a new sequence behind the values that its column already holds."""
+    name = literal(ident(sequence.schema, sequence.name))
+    text = (
+        f"SELECT pg_catalog.setval({name}::regclass, max({ident(column.part)})) FROM {draft.writer.name(column.table)}"
+        f" HAVING max({ident(column.part)}) >= 1"
+    )
+    return draft.statement(text, sequence, f"{sequence} goes on after the values of {column}")
+
+
+def _hand_over(draft: Draft, old: tuple[str, str], new: tuple[str, str], key: Key) -> Statement:
+    text = f"SELECT pg_catalog.setval({literal(ident(*new))}::regclass, last_value, is_called) FROM {ident(*old)}"
+    return draft.statement(text, key, f"the sequence of {key} goes on where it was")
+
+
+def _out_of_the_way(draft: Draft, key: Key, name: str) -> str:
+    """Rename a sequence that is to be replaced, so that its name is free; the new name."""
+    free = name.encode()[: 63 - len(_REPLACED)].decode(errors="ignore") + _REPLACED
+    text = f"ALTER SEQUENCE {ident(key.schema, name)} RENAME TO {ident(free)}"
+    draft.opening.append(draft.statement(text, key, f"free the name of sequence {key.schema}.{name}"))
+    return free
+
+
+def _sequence_of_default(draft: Draft, key: Key, *, desired: bool) -> Key | None:
+    catalog = draft.desired if desired else draft.current
+    default = Key(Kind.DEFAULT, key.schema, key.name, key.part)
+    return next((one for one in sorted(catalog.depends.get(default, ())) if one.kind is Kind.SEQUENCE), None)
+
+
+def _leave_identity(draft: Draft, old: Column, new: Column) -> list[Statement]:
+    key, made = new.key, []
+    sequence = _sequence_of_default(draft, key, desired=True)
+    if sequence is not None and sequence not in draft.current.objects:
+        name = _out_of_the_way(draft, key, old.identity_sequence)
+        made.append(_hand_over(draft, (key.schema, name), (sequence.schema, sequence.name), key))
+    made.append(_alter(draft, key, "DROP IDENTITY", "no identity column"))
+    return made
+
+
+def _become_identity(draft: Draft, old: Column, new: Column) -> list[Statement]:
+    key = new.key
+    sequence = _sequence_of_default(draft, key, desired=False)
+    found = draft.current.objects.get(sequence) if sequence is not None else None
+    add = _alter(draft, key, f"ADD {draft.writer.identity(new)}", "identity column")
+    name = (key.schema, new.identity_sequence)
+    if (
+        not isinstance(found, Sequence)
+        or sequence is None
+        or sequence in draft.desired.objects
+        or found.owned_by != old.key
+    ):
+        seen = Key(Kind.SEQUENCE, *name)
+        return [add, position(draft, seen, key)]
+    # The serial's sequence lives on in the identity column: same position, and its name if DEV uses the same.
+    freed = _out_of_the_way(draft, sequence, sequence.name)
+    drop = f"DROP SEQUENCE {ident(sequence.schema, freed)}"
+    return [
+        add,
+        _hand_over(draft, (sequence.schema, freed), name, key),
+        draft.statement(drop, sequence, f"{sequence} was replaced by the identity column"),
+    ]

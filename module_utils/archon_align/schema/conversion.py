@@ -1,0 +1,134 @@
+"""How one column's type becomes another: the USING expression, and the condition that finds values that would not survive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .ddl import Writer, ident, literal
+from .model import Catalog, Column, Domain, Enum, Kind
+from .portable import extensions_in
+from .widening import assumes_time_zone, keeps_text, keeps_values, rewrites, split
+
+_STRINGS = ("text", "character varying", "character")
+_NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+_RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+_C = 'COLLATE pg_catalog."C"'
+INPUT_IS_VALID_SINCE = 160000
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """`using` is empty when the server needs none. `misfit` is true for a stored value that would not survive (None: no
+    value can be lost), and `reason` says so in words."""
+
+    using: str
+    misfit: str | None
+    reason: str
+    hazards: tuple[str, ...]
+
+
+def type_of(catalog: Catalog, column: Column) -> Enum | Domain | None:
+    """The user-defined enum or domain that a column is of (not: an array of it)."""
+    if column.type.endswith("[]"):
+        return None
+    for key in catalog.depends.get(column.key, ()):
+        found = catalog.objects.get(key)
+        if isinstance(found, (Enum, Domain)):
+            return found
+    return None
+
+
+def conversion(old: Column, new: Column, desired: Catalog, current: Catalog, *, same_text: bool) -> Conversion:
+    """How `old` (of `current`) becomes `new` (of `desired`). `same_text`: the value's text must stay what it is, because the
+    column is part of a fingerprint."""
+    writer = Writer(current.extension_schemas)
+    column, kind = ident(old.key.part), type_of(desired, new)
+    rewriting = ("rewrites_table",) if rewrites(old.type, new.type) or kind is not None else ()
+    hazards = ("takes_exclusive_lock", *rewriting)
+    if old.type == new.type:
+        return Conversion("", None, "", hazards)
+    new_type = writer.text(new.type)
+    proven = keeps_values(old.type, new.type)
+    if proven and (not same_text or keeps_text(old.type, new.type)):
+        return Conversion("", None, "", hazards)
+    hazards = (*hazards, "narrows_type", "validates_rows") if not proven else (*hazards, "validates_rows")
+    forward = _cast(current, old, new, column, writer)
+
+    def only_null(reason: str) -> Conversion:
+        return Conversion(forward, f"{column} IS NOT NULL", reason, hazards)
+
+    if split(old.type)[0] == split(new.type)[0] and "vector" in extensions_in(new.type):
+        return only_null("a vector of another dimension has to be computed anew")
+    if assumes_time_zone(old.type, new.type):
+        return only_null("a time zone would have to be assumed, which no row states")
+    if isinstance(kind, Enum):
+        found = current.objects.get(kind.key)
+        labels = dict.fromkeys((*kind.labels, *(found.labels if isinstance(found, Enum) else ())))
+        listed = ", ".join(map(literal, labels))
+        return Conversion(
+            forward,
+            f"{column} IS NOT NULL AND CAST({column} AS text) {_C} <> ALL (ARRAY[{listed}]::text[])",
+            f"the value is no label of {kind.key.qualified}",
+            hazards,
+        )
+    probe = new
+    if isinstance(kind, Domain):
+        # The domain may not exist yet; its conditions are checked by the server when the column changes.
+        probe = Column(new.key, kind.base, split(kind.base)[0])
+    elif _is_unknown(current, desired, new):
+        return only_null(f"{new_type} does not exist there yet, so nothing can be tried")
+    return Conversion(
+        forward,
+        _misfit(old, probe, column, current, writer, same_text),
+        f"the value would not be the same as {new_type}",
+        hazards,
+    )
+
+
+def _is_unknown(current: Catalog, desired: Catalog, column: Column) -> bool:
+    needed = {key for key in desired.depends.get(column.key, ()) if key.kind is not Kind.TABLE}
+    return bool(needed - current.objects.keys()) or not extensions_in(column.type) <= current.extension_schemas.keys()
+
+
+def _castable(current: Catalog, old: Column, new: Column) -> bool:
+    (one, _, one_array), (other, _, other_array) = split(old.base), split(new.base)
+    if one_array != other_array:
+        return False
+    return one == other or one in _STRINGS or other in _STRINGS or (one, other) in current.casts
+
+
+def _cast(current: Catalog, old: Column, new: Column, value: str, writer: Writer) -> str:
+    target = writer.text(new.type)
+    if _castable(current, old, new):
+        return f"CAST({value} AS {target})"
+    through = "text[]" if old.type.endswith("[]") and new.type.endswith("[]") else "text"
+    return f"CAST(CAST({value} AS {through}) AS {target})"
+
+
+def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Writer, same_text: bool) -> str:
+    old_base, new_base = split(old.type)[0], split(new.type)[0]
+    if old_base in _NUMBERS and new_base in _RANGES and not old.type.endswith("[]"):
+        # Asked without a cast, which would fail on the first value out of range.
+        limit = _RANGES[new_base]
+        outside = f"{column} NOT BETWEEN {-limit} AND {limit - 1}"
+        fraction = f" OR {column} <> trunc({column})" if old_base not in _RANGES else ""
+        text = f" OR {_differs(f'CAST({column} AS text)', f'CAST(trunc({column}) AS text)')}" if same_text else ""
+        return f"{column} IS NOT NULL AND ({outside}{fraction}{text if old_base not in _RANGES else ''})"
+    there = _cast(current, old, new, column, writer)
+    back = _cast(current, new, old, there, writer)
+    if old_base in _NUMBERS and new_base in _NUMBERS and not same_text:
+        lost = f"{back} IS DISTINCT FROM {column}"
+    else:
+        lost = _differs(f"CAST({back} AS text)", f"CAST({column} AS text)")
+    if same_text:
+        lost = f"({lost} OR {_differs(f'CAST({there} AS text)', f'CAST({column} AS text)')})"
+    if current.version < INPUT_IS_VALID_SINCE:
+        return f"{column} IS NOT NULL AND {lost}"
+    readable = f"pg_input_is_valid(CAST({column} AS text), {literal(writer.text(new.type))})"
+    if old_base == "boolean" or old_base == "bytea":
+        readable = "true"  # their text is no input of the types they can be cast to
+    return f"CASE WHEN {column} IS NULL THEN false WHEN NOT {readable} THEN true ELSE {lost} END"
+
+
+def _differs(one: str, other: str) -> str:
+    return f"{one} {_C} IS DISTINCT FROM {other} {_C}"

@@ -1,0 +1,133 @@
+"""The plan while it is being made: what every planner reads, and where it puts its statements and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..database.target import Table as TableName
+from ..database.transaction import LockMode, strongest
+from ..findings import Finding
+from ..plan import Statement
+from .closure import Closure
+from .compare import Comparison, Difference
+from .ddl import Writer
+from .evidence import Evidence
+from .model import Catalog, Constraint, Index, Key, Kind
+from .steps import LATE_RANK, Node
+
+DECIDE = "Decide it by hand on PROD (or change DEV), then run again; nothing was changed."
+
+
+class Draft:
+    """One attempt at a plan. `aspects` are the differences by object; `nodes` provide objects; `sources` says in which
+    catalogue a node's needs are written."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        evidence: Evidence,
+        protected: frozenset[Key],
+        replaced_enums: frozenset[Key],
+    ) -> None:
+        self.comparison = comparison
+        self.desired, self.current = comparison.desired, comparison.current
+        self.evidence = evidence
+        self.protected = protected
+        self.replaced_enums = replaced_enums
+        self.aspects: dict[Key, dict[str, Difference]] = {}
+        for difference in comparison.differences:
+            self.aspects.setdefault(difference.key, {})[difference.aspect] = difference
+        self.writer = Writer(self._extension_schemas())
+        self.closure = Closure(self.current, protected)
+        self.opening: list[Statement] = []
+        self.nodes: dict[Key, Node] = {}
+        self.sources: dict[Key, Catalog] = {}
+        self.needs_besides: dict[Key, set[Key]] = {}
+        self.refused: list[Finding] = []
+        self.left: dict[Difference, Finding] = {}
+        self.locks: dict[TableName, LockMode] = {}
+
+    def _extension_schemas(self) -> dict[str, str]:
+        """Where extensions live in PROD, or will when this plan creates them."""
+        found = dict(self.current.extension_schemas)
+        for name, schema in self.desired.extension_schemas.items():
+            there = schema in self.current.all_schemas or schema in self.desired.schemas
+            found.setdefault(name, schema if there else self.current.schemas[0])
+        return found
+
+    def statement(self, text: str, key: Key, summary: str, *hazards: str, proves: bool = False) -> Statement:
+        return Statement(text, key.qualified, summary, hazards, proves_values=proves)
+
+    def refuse(self, code: str, key: Key, message: str, remedy: str = DECIDE) -> None:
+        """Something a machine must not do: with one of these the plan is not executed at all."""
+        finding = Finding(code, "error", str(key), message, remedy)
+        if finding not in self.refused:
+            self.refused.append(finding)
+
+    def leave(self, code: str, difference: Difference, message: str, remedy: str) -> None:
+        """A difference that stays, told by a finding, without stopping the run."""
+        self.left[difference] = Finding(code, "warning", str(difference.key), message, remedy)
+
+    def node(self, key: Key, source: Catalog) -> Node:
+        self.sources.setdefault(key, source)
+        return self.nodes.setdefault(key, Node(key))
+
+    def late(self, key: Key, what: str, needs: set[Key]) -> Node:
+        """A node for what can only be said of `key` once several objects exist."""
+        late = Key(key.kind, key.schema, key.name, f"{key.part}\ue000{what}")
+        self.needs_besides[late] = {key, *needs}
+        node = self.node(late, self.desired)
+        node.rank = LATE_RANK
+        return node
+
+    def lock(self, key: Key, mode: LockMode) -> None:
+        """Take the table `key` in at least `mode`; a table that does not exist yet needs none."""
+        if key.kind is Kind.TABLE and key in self.current.objects:
+            name = TableName(key.schema, key.name)
+            self.locks[name] = strongest(self.locks.get(name, mode), mode)
+
+    def lock_tables_of(self, key: Key, mode: LockMode) -> None:
+        """Lock the table that an object lives on, and the one that a foreign key refers to."""
+        value = self.current.objects.get(key) or self.desired.objects.get(key)
+        if isinstance(value, Index):
+            self.lock(value.table, mode)
+        elif key.kind in (Kind.TABLE, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY, Kind.COLUMN, Kind.DEFAULT):
+            self.lock(key.table, mode)
+        if isinstance(value, Constraint) and value.references is not None:
+            self.lock(value.references, LockMode.ALTER if key in self.closure.dropped else LockMode.WRITE)
+
+    # -- what a node needs -------------------------------------------------------------------------------------------
+
+    def needs(self, key: Key) -> Iterable[Key]:
+        """The nodes that must come before the node of `key`."""
+        found = set(self.needs_besides.get(key, ()))
+        source = self.sources[key]
+        # A sequence is needed by the default of the very column that it is owned by.
+        direct = set() if key.kind is Kind.SEQUENCE else set(source.depends.get(key, ()))
+        if key.kind is Kind.TABLE and (table := source.table(key)) is not None:
+            for column in table.columns.values():
+                direct |= self._needs_of_column(column.key, source)
+        elif key.kind is Kind.COLUMN:
+            direct |= self._needs_of_column(key, source)
+        elif key.kind is Kind.DEFAULT:
+            direct |= {key.table}
+        found |= direct
+        return {provider for one in found if (provider := self._provider(one)) is not None and provider != key}
+
+    def _needs_of_column(self, column: Key, source: Catalog) -> set[Key]:
+        default = Key(Kind.DEFAULT, column.schema, column.name, column.part)
+        found = set(source.depends.get(column, ()))
+        if default not in self.nodes:  # else the default comes after the table, in a node of its own
+            found |= source.depends.get(default, frozenset())
+        return {one for one in found if one.table != column.table or one.kind is not Kind.COLUMN or one in self.nodes}
+
+    def _provider(self, key: Key) -> Key | None:
+        """The node that provides `key`: its own, or that of the column or table it is part of."""
+        while key not in self.nodes:
+            if key.kind is Kind.DEFAULT:
+                key = Key(Kind.COLUMN, key.schema, key.name, key.part)
+            elif key.kind is Kind.COLUMN:
+                key = key.table
+            else:
+                return None
+        return key

@@ -1,0 +1,236 @@
+"""What the rows say: questions that a comparison raises about stored data, and their answers.
+
+`questions` is pure; `gather` asks them. A question is a query that returns the rows which stand in the way.
+"""
+
+# ruff: noqa: S608 - texts are composed of quoted identifiers and of what the server itself deparsed
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from ..database.failures import server_error
+from ..database.session import Session
+from .compare import MISSING, Comparison, Difference
+from .conversion import conversion
+from .ddl import Writer, ident
+from .model import Catalog, Column, Constraint, Domain, Index, Key, Kind
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`sql` returns columns `violators` (count of all) and `key` (up to three examples). `reason` says what they violate."""
+
+    key: Key
+    aspect: str
+    sql: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`violators` is None when the server could not say; `error` then says why."""
+
+    violators: int | None
+    examples: tuple[str, ...] = ()
+    reason: str = ""
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        """The violators in words."""
+        if self.violators is None:
+            return self.error
+        rows = "1 row" if self.violators == 1 else f"{self.violators} rows"
+        return f"{rows} ({'; '.join(self.examples)}{', …' if self.violators > len(self.examples) else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Answers by (object, aspect). What was not asked stands in nobody's way."""
+
+    answers: Mapping[tuple[Key, str], Answer] = field(default_factory=dict)
+
+    def against(self, key: Key, aspect: str) -> Answer | None:
+        """The answer, if it stands in the way."""
+        answer = self.answers.get((key, aspect))
+        return answer if answer is not None and (answer.violators or answer.error) else None
+
+
+def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evidence:
+    """Ask the rows. Values that cannot even be read as another type are an answer; what does not exist yet is none."""
+    answers: dict[tuple[Key, str], Answer] = {}
+    for question in asked:
+        try:
+            rows = session.rows(sql.SQL(question.sql))
+        except (pg.DataError, pg.RaiseException) as error:
+            message = " ".join((error.diag.message_primary or str(error)).split())
+            answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
+        except (pg.UndefinedObject, pg.UndefinedColumn, pg.UndefinedTable, pg.UndefinedFunction, pg.DatatypeMismatch):
+            # The question needs something that the plan itself will make: the server will check it then.
+            continue
+        except psycopg.Error as error:
+            raise server_error(
+                session.target, error, doing=f"counting what stands in the way of {question.key}"
+            ) from error
+        else:
+            count = int(rows[0]["violators"]) if rows else 0
+            answers[question.key, question.aspect] = Answer(
+                count, tuple(str(row["key"]) for row in rows), question.reason
+            )
+    return Evidence(answers)
+
+
+def questions(comparison: Comparison, protected: frozenset[Key]) -> Iterator[Question]:
+    """Everything about stored rows that planning this comparison depends on."""
+    asker = _Asker(comparison, protected)
+    for difference in comparison.differences:
+        yield from asker.about(difference)
+
+
+def misfits(table: Key, condition: str, catalog: Catalog) -> str:
+    """The query for rows of `table` that meet `condition`: their count, and up to three keys."""
+    return (
+        f"SELECT count(*) OVER () AS violators, {row_key(table, catalog)} AS key"
+        f" FROM {ident(table.schema, table.name)} WHERE {condition} LIMIT {EXAMPLES}"
+    )
+
+
+def row_key(table: Key, catalog: Catalog) -> str:
+    """An SQL expression that names a row by its primary key, or by its place where there is none."""
+    for key in catalog.on_table.get(table, ()):
+        found = catalog.objects[key]
+        if isinstance(found, Constraint) and found.type == "p":
+            pairs = (f"concat({_quoted(name + '=')}, {ident(name)})" for name in found.columns)
+            return f"concat_ws(', ', {', '.join(pairs)})"
+    return "concat('ctid=', ctid)"
+
+
+def _quoted(text: str) -> str:
+    return sql.Literal(text).as_string().strip()
+
+
+class _Asker:
+    def __init__(self, comparison: Comparison, protected: frozenset[Key]) -> None:
+        self.desired = comparison.desired
+        self.current = comparison.current
+        self.protected = protected
+        self.writer = Writer(self.current.extension_schemas)
+
+    def about(self, difference: Difference) -> Iterator[Question]:
+        key, aspect = difference.key, difference.aspect
+        if key.kind is Kind.COLUMN:
+            yield from self._column(key, aspect)
+        elif key.kind is Kind.CONSTRAINT and aspect in (MISSING, "definition"):
+            found = self.desired.objects[key]
+            if isinstance(found, Constraint) and found.validated:
+                yield from self._constraint(found)
+        elif key.kind is Kind.INDEX and aspect in (MISSING, "definition"):
+            found = self.desired.objects[key]
+            if isinstance(found, Index) and found.unique and found.table in self.current.objects:
+                yield self._unique(key, found.table, found.keys, found.nulls_equal, found.predicate)
+        elif key.kind is Kind.DOMAIN and (aspect.startswith("constraint ") or aspect == "not null"):
+            yield from self._domain(key, aspect)
+
+    def _column(self, key: Key, aspect: str) -> Iterator[Question]:
+        new, old = self.desired.column(key), self.current.column(key)
+        if new is None:
+            return
+        if aspect == MISSING and new.not_null and new.default is None and not new.identity:
+            yield Question(
+                key,
+                aspect,
+                misfits(key.table, "true", self.current),
+                "the new column must not be NULL and has no default",
+            )
+        elif aspect == "not null" and new.not_null:
+            yield Question(
+                key, aspect, misfits(key.table, f"{ident(key.part)} IS NULL", self.current), "the column is NULL"
+            )
+        elif aspect == "type" and old is not None and not old.generated:
+            found = conversion(old, new, self.desired, self.current, same_text=key.table in self.protected)
+            if found.misfit is not None:
+                yield Question(key, aspect, misfits(key.table, found.misfit, self.current), found.reason)
+        elif aspect == "generated" and old is not None and new.generated and not old.generated:
+            yield Question(
+                key,
+                aspect,
+                misfits(key.table, f"{ident(key.part)} IS NOT NULL", self.current),
+                "stored values would be replaced",
+            )
+
+    def _columns(self, table: Key, names: tuple[str, ...]) -> list[Column] | None:
+        found = [self.current.column(Key(Kind.COLUMN, table.schema, table.name, name)) for name in names]
+        return None if None in found else [column for column in found if column is not None]
+
+    def _constraint(self, wanted: Constraint) -> Iterator[Question]:
+        table = wanted.key.table
+        if table not in self.current.objects or self._columns(table, wanted.columns) is None:
+            return
+        if wanted.type in ("p", "u"):
+            names = tuple(ident(name) for name in wanted.columns)
+            yield self._unique(wanted.key, table, names, wanted.nulls_equal, None)
+        elif wanted.type == "c" and wanted.expression is not None:
+            condition = f"NOT ({self.writer.text(wanted.expression)})"
+            yield Question(
+                wanted.key, MISSING, misfits(table, condition, self.current), "the row does not meet the condition"
+            )
+        elif wanted.type == "f" and wanted.references is not None:
+            yield self._orphans(wanted, wanted.references)
+
+    def _unique(
+        self, key: Key, table: Key, keys: tuple[str, ...], nulls_equal: bool, predicate: str | None
+    ) -> Question:
+        terms = [self.writer.text(term) for term in keys]
+        conditions = [] if nulls_equal else [f"({term}) IS NOT NULL" for term in terms]
+        if predicate is not None:
+            conditions.append(f"({self.writer.text(predicate)})")
+        shown = ", ".join(f"CAST(({term}) AS text)" for term in terms)
+        text = (
+            f"SELECT count(*) OVER () AS violators, concat_ws(', ', {shown}) AS key FROM {ident(table.schema, table.name)}"
+            f"{' WHERE ' if conditions else ''}{' AND '.join(conditions)} GROUP BY {', '.join(f'({term})' for term in terms)}"
+            f" HAVING count(*) > 1 LIMIT {EXAMPLES}"
+        )
+        return Question(key, MISSING, text, "the value occurs more than once")
+
+    def _orphans(self, wanted: Constraint, target: Key) -> Question:
+        table = wanted.key.table
+        conditions = [f"{ident(table.schema, table.name, name)} IS NOT NULL" for name in wanted.columns]
+        if target in self.current.objects or target.schema not in self.current.schemas:
+            pairs = zip(wanted.columns, wanted.referenced_columns, strict=True)
+            matches = " AND ".join(
+                f"referenced.{ident(there)} = {ident(table.schema, table.name, here)}" for here, there in pairs
+            )
+            conditions.append(
+                f"NOT EXISTS (SELECT FROM {ident(target.schema, target.name)} AS referenced WHERE {matches})"
+            )
+        return Question(
+            wanted.key,
+            MISSING,
+            misfits(table, " AND ".join(conditions), self.current),
+            f"the row refers to none in {target.qualified}",
+        )
+
+    def _domain(self, key: Key, aspect: str) -> Iterator[Question]:
+        wanted = self.desired.objects.get(key)
+        if not isinstance(wanted, Domain):
+            return
+        if aspect == "not null":
+            condition = "VALUE IS NULL" if wanted.not_null else None
+        else:
+            condition = f"NOT ({self.writer.text(wanted.constraints[aspect.removeprefix('constraint ')][1])})"
+        parts = [
+            f"SELECT {_quoted(user.qualified)} AS key FROM (SELECT {ident(user.part)} AS value FROM {ident(user.schema, user.name)}) AS held WHERE {condition}"
+            for user in sorted(self.current.dependents.get(key, ()))
+            if user.kind is Kind.COLUMN and self.current.column(user) is not None
+        ]
+        if parts and condition is not None:
+            text = f"SELECT count(*) OVER () AS violators, key FROM ({' UNION ALL '.join(parts)}) AS users LIMIT {EXAMPLES}"
+            yield Question(key, aspect, text, "the value does not meet the domain's condition")

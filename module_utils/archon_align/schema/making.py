@@ -1,0 +1,235 @@
+"""Making objects whole: CREATE, owner, comment, grants, and what can only be said once several objects exist."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+
+from ..database.transaction import LockMode
+from ..plan import Statement
+from .columns import position, set_default
+from .compare import MAINTAIN_SINCE, MISSING, Difference
+from .ddl import BUILT_IN_GRANTS, DEFAULT_GRANT_LETTER, ident
+from .draft import Draft
+from .model import (
+    PUBLIC,
+    RELATIONS,
+    TYPES,
+    Catalog,
+    Column,
+    Constraint,
+    Extension,
+    Grant,
+    Index,
+    Key,
+    Kind,
+    Object,
+    Policy,
+    Sequence,
+    Table,
+    View,
+)
+from .portable import extensions_in
+from .steps import FOREIGN_KEY_RANK, Node
+
+_ROW_TYPES = frozenset({Kind.TABLE, Kind.VIEW, Kind.MATVIEW})
+
+
+def make_missing(draft: Draft, difference: Difference) -> None:
+    """Make what PROD lacks, or refuse."""
+    key = difference.key
+    value = draft.desired.objects.get(key) or draft.desired.column(key)
+    assert value is not None
+    if isinstance(value, Extension) and not _may_create(draft, value, difference):
+        return
+    if (taken := _name_taken(draft.current, key)) is not None:
+        draft.refuse("name_taken", key, f"PROD has a {taken} of the same name")
+    elif isinstance(value, Table) and value.typed:
+        draft.refuse("typed_table", key, "tables OF a type are not handled")
+    elif (answer := draft.evidence.against(key, MISSING)) is not None:
+        remedy = "Correct the rows on PROD (or the definition on DEV), then run again; nothing was changed."
+        draft.refuse("rows_in_the_way", key, f"{answer.reason}: {answer.text}", remedy)
+    else:
+        make(draft, value, draft.desired)
+
+
+def make(draft: Draft, value: Object, source: Catalog) -> None:
+    """The node that makes `value`, as `source` has it, with everything that belongs to it."""
+    key = value.key
+    node = draft.node(key, source)
+    again = key in draft.closure.dropped
+    draft.lock_tables_of(key, LockMode.ALTER)
+    hazards: tuple[str, ...] = ()
+    if isinstance(value, Constraint):
+        hazards = ("validates_rows",) if value.validated else ()
+        node.rank = FOREIGN_KEY_RANK if value.type == "f" else node.rank
+    elif isinstance(value, Index):
+        hazards = ("builds_index",)
+    elif isinstance(value, Policy) and (unknown := set(value.roles) - draft.current.roles - {PUBLIC}):
+        for role in sorted(unknown):
+            remedy = f"Create role {role} on PROD, then run again; nothing was changed."
+            draft.refuse("role_missing", key, f"is for role {role}, which PROD does not have", remedy)
+    made = _with_late_defaults(draft, value, source) if isinstance(value, Table) else value
+    summary = f"{'put back' if again else 'create'} {key}"
+    node.statements += [draft.statement(text, key, summary, *hazards) for text in draft.writer.create(made)]
+    if isinstance(value, Sequence):
+        _own_sequence(draft, value)
+    if isinstance(value, Table) and value.replica_identity.startswith("i"):
+        late = draft.late(key, "replica identity", set(source.on_table.get(key, ())))
+        late.statements.append(replica_identity(draft, value))
+    elif isinstance(value, Table) and value.replica_identity != "d":
+        node.statements.append(replica_identity(draft, value))
+    attach(draft, node, key, source, again)
+    inner: list[Key] = []
+    if isinstance(value, Table):
+        inner = [column.key for column in value.columns.values()]
+    elif isinstance(value, View):
+        inner = [Key(Kind.COLUMN, key.schema, key.name, name) for name, _ in value.columns]
+    for column in inner:
+        attach(draft, node, column, source, again)
+    # Last: a new owner might not let us go on.
+    owner = draft.current.owners.get(key)
+    if again and owner is not None and owner != draft.current.me:
+        node.statements.append(draft.statement(draft.writer.owner(key, owner), key, f"owner of {key} as before"))
+
+
+def _name_taken(current: Catalog, key: Key) -> Key | None:
+    """What stands where `key` should be: relations share one set of names, types (rows' included) another."""
+    families = [family for family in (RELATIONS, TYPES | _ROW_TYPES) if key.kind in family]
+    for kind in sorted({kind for family in families for kind in family}):
+        other = Key(kind, key.schema, key.name)
+        if kind is not key.kind and other in current.objects:
+            return other
+    return None
+
+
+def _may_create(draft: Draft, value: Extension, difference: Difference) -> bool:
+    name = value.key.name
+    offered = draft.current.available.get(name)
+    if offered is not None and offered.creatable:
+        return True
+    found = "PROD's server does not offer it" if offered is None else f"{draft.current.me} may not create it"
+    remedy = f"Have an administrator install and create extension {name} on PROD, then run again."
+    if any(
+        name in _extensions_of(draft.desired.objects.get(key) or draft.desired.column(key)) for key in draft.aspects
+    ):
+        draft.refuse("extension_missing", value.key, f"it is needed, but {found}", remedy)
+    else:
+        draft.leave("extension_missing", difference, f"{found}; no definition that is compared needs it", remedy)
+    return False
+
+
+def _extensions_of(value: object) -> set[str]:
+    """The extensions that any text in an object needs."""
+    if isinstance(value, str):
+        return extensions_in(value)
+    if isinstance(value, dict):
+        return set().union(*map(_extensions_of, value.values()))
+    if isinstance(value, tuple):
+        return set().union(*map(_extensions_of, value))
+    if is_dataclass(value) and not isinstance(value, Key):
+        return set().union(*(_extensions_of(getattr(value, field.name)) for field in fields(value)))
+    return set()
+
+
+def _with_late_defaults(draft: Draft, table: Table, source: Catalog) -> Table:
+    """A default that calls a function of this plan is set once the table exists: the function may need the table."""
+    columns: dict[str, Column] = dict(table.columns)
+    for name, column in table.columns.items():
+        if column.default is None or column.generated:
+            continue
+        default = Key(Kind.DEFAULT, table.key.schema, table.key.name, name)
+        calls = any(key.kind is Kind.FUNCTION for key in source.depends.get(default, ()))
+        if calls or (column.inherited and column.default != _inherited_default(source, table, name)):
+            columns[name] = replace(column, default=None)
+            draft.node(default, source).statements.append(set_default(draft, column))
+    return replace(table, columns=columns)
+
+
+def _inherited_default(source: Catalog, table: Table, name: str) -> str | None:
+    for key in source.depends.get(table.key, ()):
+        parent = source.table(key) if key.kind is Kind.TABLE else None
+        if parent is not None and name in parent.columns:
+            return parent.columns[name].default
+    return None
+
+
+def _own_sequence(draft: Draft, sequence: Sequence) -> None:
+    if sequence.owned_by is None:
+        return
+    column = sequence.owned_by
+    late = draft.late(sequence.key, "owned by", {column})
+    late.statements.append(owned_by(draft, sequence))
+    found = draft.current.column(column)
+    if found is not None and not found.identity:  # an identity column hands its own position over
+        late.statements.append(position(draft, sequence.key, column))
+
+
+def owned_by(draft: Draft, sequence: Sequence) -> Statement:
+    column = sequence.owned_by
+    owner = ident(column.schema, column.name, column.part) if column is not None else "NONE"
+    text = f"ALTER SEQUENCE {draft.writer.name(sequence.key)} OWNED BY {owner}"
+    return draft.statement(text, sequence.key, f"{sequence.key} belongs to {column or 'no column'}")
+
+
+def replica_identity(draft: Draft, table: Table) -> Statement:
+    kind = table.replica_identity
+    words = {"n": "NOTHING", "f": "FULL", "d": "DEFAULT"}.get(kind) or f"USING INDEX {ident(kind[1:])}"
+    text = f"ALTER TABLE {draft.writer.name(table.key)} REPLICA IDENTITY {words}"
+    return draft.statement(text, table.key, f"replica identity of {table.key}")
+
+
+# -- comments and grants ---------------------------------------------------------------------------------------------
+
+
+def attach(draft: Draft, node: Node, key: Key, source: Catalog, again: bool) -> None:
+    """Comment and grants of a new object; one that is put back keeps besides what only PROD had."""
+    text = source.comments.get(key) or (draft.current.comments.get(key) if again else None)
+    if text is not None:
+        node.statements.append(draft.statement(draft.writer.comment(key, text), key, f"comment on {key}"))
+    wanted = known_grants(draft, source, key)
+    if again:
+        wanted |= known_grants(draft, draft.current, key)
+    wanted = frozenset(grant for grant in wanted if (key, grant.role) not in draft.desired.forbidden)
+    _grant(draft, node, key, wanted, _granted_when_new(draft.current, key))
+
+
+def _granted_when_new(current: Catalog, key: Key) -> frozenset[Grant]:
+    """What PostgreSQL and ALTER DEFAULT PRIVILEGES grant on a new object before anybody says a word."""
+    letter = DEFAULT_GRANT_LETTER.get(key.kind)
+    if letter is None:
+        return frozenset()
+    everywhere = current.default_grants.get(("", letter), BUILT_IN_GRANTS.get(key.kind, frozenset()))
+    return everywhere | current.default_grants.get((key.schema, letter), frozenset())
+
+
+def known_grants(draft: Draft, catalog: Catalog, key: Key) -> frozenset[Grant]:
+    """Grants without the privilege that one of the two servers does not know."""
+    grants = catalog.grants.get(key, frozenset())
+    if min(draft.desired.version, draft.current.version) < MAINTAIN_SINCE:
+        return frozenset(grant for grant in grants if grant.privilege != "MAINTAIN")
+    return grants
+
+
+def change_grants(draft: Draft, node: Node, aspects: dict[str, Difference]) -> None:
+    """GRANT what is lacking, REVOKE what must not be; grants that only PROD has stay."""
+    old = draft.comparison.renamed.get(node.key, node.key)
+    wanted, found = (known_grants(draft, draft.desired, node.key), known_grants(draft, draft.current, old))
+
+    def difference(grant: Grant) -> Difference | None:
+        return aspects.get(f"grant {grant.privilege} to {grant.role}")
+
+    lacking = {grant for grant in wanted - found if difference(grant) is not None}
+    forbidden = {grant for grant in found - wanted if (seen := difference(grant)) is not None and not seen.desired}
+    if lacking or forbidden:
+        _grant(draft, node, node.key, (found - forbidden) | lacking, found)
+
+
+def _grant(draft: Draft, node: Node, key: Key, wanted: frozenset[Grant], found: frozenset[Grant]) -> None:
+    unknown = {grant.role for grant in wanted - found} - draft.current.roles - {PUBLIC}
+    for role in sorted(unknown):
+        remedy = f"Create role {role} on PROD, then run again; nothing was changed."
+        draft.refuse("role_missing", key, f"a privilege goes to role {role}, which PROD does not have", remedy)
+    if not unknown:
+        for text in draft.writer.grants(key, wanted, found):
+            verb = "revoke" if text.startswith("REVOKE") else "grant"
+            node.statements.append(draft.statement(text, key, f"{verb} privileges on {key}"))

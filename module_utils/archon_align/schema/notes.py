@@ -1,0 +1,124 @@
+"""What a person should know besides the differences: findings that never stop a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..findings import Finding
+from .compare import Comparison
+from .model import Constraint, Extension, Function, Index, Key, Kind, Table, Trigger
+
+
+def notes(comparison: Comparison) -> Iterator[Finding]:
+    """Findings about kinds that are not compared, and about what only PROD has and Archon's writes may stumble over."""
+    yield from _unmodelled(comparison)
+    yield from _extension_versions(comparison)
+    yield from _stumbling_blocks(comparison)
+    yield from _overloads(comparison)
+    yield from _owners(comparison)
+
+
+def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
+    desired, current = set(comparison.desired.unmodelled), set(comparison.current.unmodelled)
+    for found in sorted(desired | current):
+        where = (
+            "in both databases" if found in desired & current else "on DEV only" if found in desired else "on PROD only"
+        )
+        yield Finding(
+            "unmodelled",
+            "warning" if found in desired - current else "info",
+            f"{found.kind} {found.name}",
+            f"exists {where}; this kind of object is not compared and not changed",
+            "Compare it by hand if it matters.",
+        )
+
+
+def _extension_versions(comparison: Comparison) -> Iterator[Finding]:
+    for key, wanted in sorted(comparison.desired.objects.items()):
+        found = comparison.current.objects.get(key)
+        if isinstance(wanted, Extension) and isinstance(found, Extension) and wanted.version != found.version:
+            yield Finding(
+                "extension_version",
+                "info",
+                str(key),
+                f"version {found.version} on PROD, {wanted.version} on DEV",
+                f"ALTER EXTENSION {key.name} UPDATE on the older side, if its server offers the version.",
+            )
+
+
+def _stumbling_blocks(comparison: Comparison) -> Iterator[Finding]:
+    desired, current = comparison.desired, comparison.current
+    for key, table in sorted((k, v) for k, v in current.objects.items() if isinstance(v, Table)):
+        wanted = desired.table(key)
+        if wanted is None:
+            continue
+        for name, column in table.columns.items():
+            supplied = column.default is not None or column.identity or column.generated
+            if name not in wanted.columns and column.not_null and not supplied:
+                yield Finding(
+                    "blocks_writes",
+                    "error",
+                    str(column.key),
+                    "only PROD has this column; it must not be NULL and has no default, so every insert that follows DEV's schema fails",
+                    f"Give {column.key.qualified} a default on PROD, or allow NULL there.",
+                )
+    for key in sorted(comparison.extra):
+        value = current.objects[key]
+        table_key = value.table if isinstance(value, Index) else key.table
+        if table_key not in desired.objects:
+            continue
+        narrowing = {
+            "c": "check",
+            "u": "unique constraint",
+            "x": "exclusion constraint",
+            "f": "foreign key",
+            "p": "primary key",
+        }
+        what = (
+            narrowing[value.type]
+            if isinstance(value, Constraint)
+            else "trigger"
+            if isinstance(value, Trigger) and value.enabled != "D"
+            else "unique index"
+            if isinstance(value, Index) and value.unique
+            else None
+        )
+        if what is not None:
+            yield Finding(
+                "may_block_writes",
+                "error" if what == "check" else "warning",
+                str(key),
+                f"only PROD has this {what}; writes that DEV's schema allows can fail or change under it",
+                "Keep it if it is wanted; otherwise drop it on PROD by hand.",
+            )
+
+
+def _overloads(comparison: Comparison) -> Iterator[Finding]:
+    names = {(key.schema, key.name) for key, value in comparison.desired.objects.items() if isinstance(value, Function)}
+    for key in sorted(comparison.extra):
+        if key.kind is Kind.FUNCTION and (key.schema, key.name) in names:
+            yield Finding(
+                "overload_only_in_prod",
+                "warning",
+                str(key),
+                "only PROD has this overload; calls that name no types may become ambiguous or reach it",
+                "Drop it on PROD by hand if nothing needs it.",
+            )
+
+
+def _owners(comparison: Comparison) -> Iterator[Finding]:
+    desired, current = comparison.desired, comparison.current
+
+    def plain(owner: str | None, me: str) -> str | None:
+        return None if owner == me else owner
+
+    for key in sorted(desired.owners.keys() & current.owners.keys(), key=Key.__str__):
+        wanted, found = plain(desired.owners[key], desired.me), plain(current.owners[key], current.me)
+        if wanted != found:
+            yield Finding(
+                "owner",
+                "info",
+                str(key),
+                f"belongs to {current.owners[key]} on PROD and to {desired.owners[key]} on DEV",
+                "Owners are left alone; ALTER … OWNER TO by hand if it matters.",
+            )

@@ -1,0 +1,196 @@
+"""Plan: from a comparison and the evidence of the rows to ordered statements. Pure: no database is asked.
+
+Nothing that only PROD has is ever dropped. What stands in the way of a change (views, policies, triggers, constraints, …) is
+dropped and put back with options, owner, grants and comment. What a machine must not decide is refused, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..database import gate
+from ..database.target import Table as TableName
+from ..database.transaction import LockMode
+from ..errors import GateRefused
+from ..findings import Finding
+from ..plan import Statement
+from . import changes, columns, enums
+from .compare import MISSING, Comparison, Difference
+from .draft import DECIDE, Draft
+from .evidence import Evidence
+from .making import change_grants, make, make_missing
+from .model import VECTOR_INDEX_METHODS, Enum, Function, Index, Key, Kind, View
+from .notes import notes
+from .steps import CyclicNeed, ordered
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaPlan:
+    """`statements` in order, guards among them. With anything in `refused`, nothing may be executed.
+
+    `left` are differences that stay, each told by a finding; `locks` is what the transaction takes first.
+    """
+
+    comparison: Comparison
+    statements: tuple[Statement, ...]
+    refused: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
+    left: frozenset[Difference]
+    locks: Mapping[TableName, LockMode]
+
+
+def plan(comparison: Comparison, evidence: Evidence, *, protected: frozenset[Key] = frozenset()) -> SchemaPlan:
+    """The one plan that turns `comparison.current` into `comparison.desired`, in check mode and in a run alike."""
+    replaced: frozenset[Key] = frozenset()
+    while True:
+        result = _attempt(Draft(comparison, evidence, protected, replaced))
+        # A label cannot be used by the transaction that adds it: then the type is replaced inside the transaction.
+        used = frozenset(
+            key
+            for key, new in enums.added_labels(comparison, replaced).items()
+            if enums.uses(result.statements, new) or _converts_to(comparison, key)
+        )
+        if not used:
+            return result
+        replaced |= used
+
+
+def _converts_to(comparison: Comparison, enum: Key) -> bool:
+    """Does a column of another type become one of this enum?"""
+    return any(
+        difference.aspect == "type" and enum in comparison.desired.depends.get(difference.key, ())
+        for difference in comparison.differences
+        if difference.key.kind is Kind.COLUMN
+    )
+
+
+def _attempt(draft: Draft) -> SchemaPlan:
+    _choose(draft)
+    for key, problem in draft.closure.refused.items():
+        draft.refuse("in_the_way", key, problem)
+    for key in sorted(draft.closure.dropped):
+        _put_back(draft, key)
+    for key, aspects in draft.aspects.items():
+        if key not in draft.closure.dropped:
+            _provide(draft, key, aspects)
+    dropping = []
+    for key in draft.closure.order():
+        draft.lock_tables_of(key, LockMode.ALTER)
+        text = draft.closure.drop_text(key, draft.writer)
+        dropping.append(draft.statement(text, key, f"drop {key}, to be put back", "takes_exclusive_lock"))
+    try:
+        providing = [statement for node in ordered(draft.nodes, draft.needs) for statement in node.statements]
+    except CyclicNeed as error:
+        for key in error.keys:
+            draft.refuse("cyclic_need", key, f"needs something that needs it: {error}")
+        providing = []
+    statements = (*dropping, *draft.opening, *providing)
+    _ask_the_gate(draft, statements)
+    findings = (*draft.left.values(), *notes(draft.comparison))
+    return SchemaPlan(
+        draft.comparison, statements, tuple(draft.refused), findings, frozenset(draft.left), dict(draft.locks)
+    )
+
+
+def _structural(aspects: Mapping[str, Difference]) -> set[str]:
+    return {name for name in aspects if name != "comment" and not name.startswith("grant ")}
+
+
+def _choose(draft: Draft) -> None:
+    """Decide what can only change by being dropped and made again, dependents and all."""
+    for key, found in draft.aspects.items():
+        aspects = _structural(found)
+        if not aspects or aspects & {MISSING, "name"}:
+            continue
+        value = draft.desired.objects.get(key)
+        replace = (
+            key.kind in (Kind.CONSTRAINT, Kind.POLICY)
+            or (key.kind is Kind.INDEX and aspects != {"clustered"})
+            or (key.kind is Kind.MATVIEW and aspects != {"populated"})
+            or (key.kind is Kind.TRIGGER and aspects != {"enabled"})
+            or (isinstance(value, View) and key.kind is Kind.VIEW and not _replaceable(draft, value))
+            or (isinstance(value, Function) and not _compatible(draft, value))
+        )
+        if replace:
+            draft.closure.drop(key)
+        elif key.kind is Kind.COLUMN:
+            columns.choose(draft, key, aspects)
+        elif isinstance(value, Enum) and changes.replaced(draft, value):
+            enums.choose_replacement(draft, key)
+
+
+def _replaceable(draft: Draft, wanted: View) -> bool:
+    """Can CREATE OR REPLACE VIEW do it? Only by adding columns at the end."""
+    found = draft.current.objects[wanted.key]
+    return isinstance(found, View) and wanted.columns[: len(found.columns)] == found.columns
+
+
+def _compatible(draft: Draft, wanted: Function) -> bool:
+    """Can CREATE OR REPLACE FUNCTION do it? Not if kind, result, argument names or the presence of defaults change."""
+    found = draft.current.objects[wanted.key]
+    return isinstance(found, Function) and wanted.signature == found.signature and wanted.defaults >= found.defaults
+
+
+def _put_back(draft: Draft, key: Key) -> None:
+    """Make a dropped object again: as DEV has it or, when only PROD has it, as it was."""
+    if key.kind is Kind.COLUMN:
+        source = draft.desired if draft.desired.column(key) is not None else draft.current
+        column = source.column(key)
+        assert column is not None
+        make(draft, column, source)
+        return
+    if key.kind is Kind.DEFAULT:
+        owner = Key(Kind.COLUMN, key.schema, key.name, key.part)
+        source = draft.desired if draft.desired.column(owner) is not None else draft.current
+        column = source.column(owner)
+        if column is not None and column.default is not None and "default" not in draft.aspects.get(owner, {}):
+            draft.node(key, source).statements.append(columns.set_default(draft, column))
+        return
+    wanted = next((new for new, old in draft.comparison.renamed.items() if old == key), key)
+    value, found = draft.desired.objects.get(wanted), draft.current.objects[key]
+    elsewhere = (
+        isinstance(found, Index) and found.method in VECTOR_INDEX_METHODS and not draft.comparison.vector_indexes
+    )
+    if value is None or elsewhere:
+        make(draft, found, draft.current)
+    else:
+        make(draft, value, draft.desired)
+
+
+def _provide(draft: Draft, key: Key, aspects: dict[str, Difference]) -> None:
+    if MISSING in aspects:
+        make_missing(draft, aspects[MISSING])
+        return
+    renamed = draft.comparison.renamed.get(key)
+    if renamed is not None and renamed in draft.closure.dropped:
+        return  # it is made anew, under its new name
+    node = draft.node(key, draft.desired)
+    value = draft.desired.objects.get(key)
+    if "name" in aspects and value is not None:
+        changes.rename(draft, node, value)
+    elif key.kind is Kind.COLUMN and draft.desired.column(key) is not None:
+        node.statements += columns.change(draft, key, aspects)
+    elif value is not None:
+        changes.change(draft, node, value, aspects)
+    if "comment" in aspects:
+        draft.lock_tables_of(key, LockMode.WRITE)
+        text = draft.writer.comment(key, draft.desired.comments[key])
+        node.statements.append(draft.statement(text, key, f"comment on {key}"))
+    change_grants(draft, node, aspects)
+
+
+def _ask_the_gate(draft: Draft, statements: tuple[Statement, ...]) -> None:
+    """What the execution gate would refuse is refused now, before anything runs."""
+    protected = frozenset((key.schema, key.name) for key in draft.protected)
+    for statement in statements:
+        try:
+            gate.inspect(
+                statement.sql.replace("%", "%%"),
+                read_only=False,
+                protected=protected,
+                proves_values=statement.proves_values,
+            )
+        except GateRefused as error:
+            message = f"{statement.summary}: {error.object_name}"
+            draft.refused.append(Finding("gate_refused", "error", statement.object, message, DECIDE))

@@ -1,0 +1,241 @@
+"""The catalogue queries: set-based, one per family of objects, each taking the schema names as its only parameter."""
+
+# ruff: noqa: S608 - constants put together; the only parameter is bound
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+
+def _not_of_extension(catalog: LiteralString, oid: LiteralString) -> LiteralString:
+    return (
+        "NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '"
+        + catalog
+        + "'::regclass AND e.objid = "
+        + oid
+        + " AND e.deptype = 'e')"
+    )
+
+
+ENVIRONMENT: LiteralString = """
+SELECT current_setting('server_version_num')::int AS version, current_database()::text AS database, current_user::text AS me,
+       (SELECT array_agg(rolname::text) FROM pg_roles) AS roles,
+       (SELECT array_agg(rolname::text) FROM pg_roles r WHERE pg_has_role(r.oid, 'MEMBER')) AS my_roles,
+       (SELECT array_agg(nspname::text) FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_toast%%' AND nspname NOT LIKE 'pg\\_temp%%') AS all_schemas,
+       (SELECT array_agg(ARRAY[format_type(castsource, NULL), format_type(casttarget, NULL)]) FROM pg_cast) AS casts,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+       has_database_privilege(current_database(), 'CREATE') AS creates
+WHERE %(schemas)s::text[] IS NOT NULL
+"""
+
+AVAILABLE: LiteralString = """
+SELECT a.name::text, coalesce(a.default_version, '')::text AS version, coalesce(v.superuser, true) AS superuser, coalesce(v.trusted, false) AS trusted
+FROM pg_available_extensions a LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version
+WHERE %(schemas)s::text[] IS NOT NULL
+"""
+
+MEMBERS: LiteralString = """
+SELECT x.extname::text AS extension, n.nspname::text AS schema, m.name::text AS name, NULL::text AS version
+FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
+JOIN LATERAL (
+  SELECT typnamespace AS namespace, typname AS name FROM pg_type WHERE d.classid = 'pg_type'::regclass AND oid = d.objid
+  UNION ALL SELECT pronamespace, proname FROM pg_proc WHERE d.classid = 'pg_proc'::regclass AND oid = d.objid
+  UNION ALL SELECT oprnamespace, oprname FROM pg_operator WHERE d.classid = 'pg_operator'::regclass AND oid = d.objid
+  UNION ALL SELECT opcnamespace, opcname FROM pg_opclass WHERE d.classid = 'pg_opclass'::regclass AND oid = d.objid
+  UNION ALL SELECT relnamespace, relname FROM pg_class WHERE d.classid = 'pg_class'::regclass AND oid = d.objid
+  UNION ALL SELECT collnamespace, collname FROM pg_collation WHERE d.classid = 'pg_collation'::regclass AND oid = d.objid
+  UNION ALL SELECT cfgnamespace, cfgname FROM pg_ts_config WHERE d.classid = 'pg_ts_config'::regclass AND oid = d.objid
+  UNION ALL SELECT dictnamespace, dictname FROM pg_ts_dict WHERE d.classid = 'pg_ts_dict'::regclass AND oid = d.objid
+) m ON true
+JOIN pg_namespace n ON n.oid = m.namespace
+WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND n.nspname <> 'pg_catalog' AND %(schemas)s::text[] IS NOT NULL
+UNION ALL SELECT x.extname, n.nspname, NULL, x.extversion FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
+"""
+
+SCHEMAS: LiteralString = """
+SELECT n.oid::bigint, n.nspname::text AS schema, pg_get_userbyid(n.nspowner)::text AS owner FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)
+"""
+
+RELATIONS: LiteralString = """
+SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
+       c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security, coalesce(c.reloptions, '{}')::text[] AS options,
+       CASE WHEN c.relreplident = 'i' THEN (SELECT 'i' || r.relname FROM pg_index i JOIN pg_class r ON r.oid = i.indexrelid
+            WHERE i.indrelid = c.oid AND i.indisreplident) ELSE c.relreplident::text END AS replica_identity,
+       pg_get_userbyid(c.relowner)::text AS owner, a.amname::text AS method, c.reloftype <> 0 AS typed,
+       CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
+       CASE WHEN c.relispartition THEN pg_get_expr(c.relpartbound, c.oid) END AS bound,
+       ARRAY(SELECT quote_ident(pn.nspname) || '.' || quote_ident(p.relname) FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
+             JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE h.inhrelid = c.oid ORDER BY h.inhseqno) AS parents,
+       CASE WHEN c.relkind IN ('v', 'm') THEN rtrim(pg_get_viewdef(c.oid), ';') END AS viewdef,
+       c.relispopulated AS populated
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am a ON a.oid = c.relam
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AND """ + _not_of_extension(
+    "pg_class", "c.oid"
+)
+
+COLUMNS: LiteralString = (
+    """
+SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type,
+       format_type(a.atttypid, NULL) AS base, a.attnotnull AS not_null, pg_get_expr(d.adbin, d.adrelid) AS default_text, d.oid::bigint AS default_oid,
+       a.attgenerated::text AS generated, a.attidentity::text AS identity, a.attinhcount > 0 AS inherited,
+       CASE WHEN a.attcollation <> t.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
+       CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text ELSE '' END AS storage,
+       a.attcompression::text AS compression, coalesce(a.attstattarget, -1)::int AS statistics
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AND a.attnum > 0 AND NOT a.attisdropped
+  AND """
+    + _not_of_extension("pg_class", "c.oid")
+    + """ ORDER BY a.attrelid, a.attnum"""
+)
+
+CONSTRAINTS: LiteralString = (
+    """
+SELECT o.oid::bigint, n.nspname::text AS schema, c.relname::text AS relation, t.typname::text AS domain, o.conname::text AS name, o.contype::text AS type,
+       o.convalidated AS validated, pg_get_constraintdef(o.oid) AS definition,
+       CASE WHEN o.contype = 'c' THEN pg_get_expr(o.conbin, o.conrelid) END AS expression, o.conindid::bigint AS index_oid,
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(number, position) JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.number ORDER BY k.position) AS columns,
+       fn.nspname::text AS foreign_schema, f.relname::text AS foreign_name,
+       ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(number, position) JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.number ORDER BY k.position) AS foreign_columns,
+       coalesce((SELECT (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean FROM pg_index i WHERE i.indexrelid = o.conindid AND o.contype = 'u'), false) AS nulls_equal
+FROM pg_constraint o JOIN pg_namespace n ON n.oid = o.connamespace
+LEFT JOIN pg_class c ON c.oid = o.conrelid LEFT JOIN pg_type t ON t.oid = o.contypid
+LEFT JOIN pg_class f ON f.oid = o.confrelid LEFT JOIN pg_namespace fn ON fn.oid = f.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND o.contype <> 't' AND o.conparentid = 0 AND (o.coninhcount = 0 OR o.conislocal)
+  AND (o.conrelid = 0 OR """
+    + _not_of_extension("pg_class", "o.conrelid")
+    + """) AND (o.contypid = 0 OR """
+    + _not_of_extension("pg_type", "o.contypid")
+    + ")"
+)
+
+INDEXES: LiteralString = """
+SELECT i.indexrelid::bigint AS oid, n.nspname::text AS schema, x.relname::text AS name, cn.nspname::text AS table_schema, c.relname::text AS table_name,
+       c.relkind::text AS table_kind, a.amname::text AS method, i.indisunique AS is_unique, i.indisvalid AND i.indisready AS valid, i.indisclustered AS clustered,
+       pg_get_indexdef(i.indexrelid) AS definition, quote_ident(x.relname) AS quoted, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k) AS keys,
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_equal
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace n ON n.oid = x.relnamespace JOIN pg_am a ON a.oid = x.relam
+JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND NOT x.relispartition
+  AND NOT EXISTS (SELECT FROM pg_constraint o WHERE o.conindid = i.indexrelid AND o.contype IN ('p', 'u', 'x'))
+  AND """ + _not_of_extension("pg_class", "c.oid")
+
+TYPES: LiteralString = """
+SELECT t.oid::bigint, t.typarray::bigint AS array_oid, t.typrelid::bigint AS relation, n.nspname::text AS schema, t.typname::text AS name, t.typtype::text AS kind,
+       pg_get_userbyid(t.typowner)::text AS owner, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END AS base,
+       t.typnotnull AS not_null, CASE WHEN t.typtype = 'd' THEN t.typdefault END AS default_text,
+       CASE WHEN t.typtype = 'd' AND t.typcollation <> b.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
+       ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder) AS labels
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_type b ON b.oid = t.typbasetype
+LEFT JOIN pg_collation co ON co.oid = t.typcollation LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND t.typtype IN ('e', 'd', 'c') AND """ + _not_of_extension("pg_type", "t.oid")
+
+FUNCTIONS: LiteralString = """
+SELECT p.oid::bigint, n.nspname::text AS schema, p.proname::text AS name, oidvectortypes(p.proargtypes) AS arguments, p.prokind::text AS kind,
+       pg_get_functiondef(p.oid) AS definition, pg_get_userbyid(p.proowner)::text AS owner, l.lanname::text AS language, p.pronargdefaults::int AS defaults,
+       ARRAY[p.prokind::text, coalesce(pg_get_function_result(p.oid), ''), coalesce(p.proargnames::text, ''), coalesce(p.proargmodes::text, '')] AS signature
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('f', 'p') AND """ + _not_of_extension("pg_proc", "p.oid")
+
+SEQUENCES: LiteralString = """
+SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, format_type(s.seqtypid, NULL) AS type, c.relpersistence::text AS persistence,
+       format('START WITH %%s INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s CACHE %%s %%s', s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
+              CASE WHEN s.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END) AS options,
+       pg_get_userbyid(c.relowner)::text AS owner, d.deptype::text AS link, d.refobjid::bigint AS table_oid, d.refobjsubid AS number,
+       tn.nspname::text AS table_schema, t.relname::text AS table_name, a.attname::text AS column_name
+FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+LEFT JOIN pg_class t ON t.oid = d.refobjid LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE n.nspname = ANY(%(schemas)s) AND """ + _not_of_extension("pg_class", "c.oid")
+
+TRIGGERS: LiteralString = """
+SELECT g.oid::bigint, n.nspname::text AS schema, c.relname::text AS relation, c.relkind::text AS relation_kind, g.tgname::text AS name, pg_get_triggerdef(g.oid) AS definition,
+       g.tgenabled::text AS enabled, g.tgconstraint <> 0 AS is_constraint, pn.nspname || '.' || p.proname AS function
+FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
+WHERE n.nspname = ANY(%(schemas)s) AND NOT g.tgisinternal AND g.tgparentid = 0
+"""
+
+POLICIES: LiteralString = """
+SELECT p.oid::bigint, n.nspname::text AS schema, c.relname::text AS relation, p.polname::text AS name, p.polpermissive AS permissive,
+       CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END AS command,
+       ARRAY(SELECT CASE WHEN r = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r)::text END FROM unnest(p.polroles) r ORDER BY 1) AS roles,
+       pg_get_expr(p.polqual, p.polrelid) AS using_text, pg_get_expr(p.polwithcheck, p.polrelid) AS check_text
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s)
+"""
+
+GRANTS: LiteralString = """
+WITH held AS (
+  SELECT 1259 AS class, c.oid, 0 AS sub, c.relowner AS owner, coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END, c.relowner)) AS acl
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+  UNION ALL SELECT 1259, a.attrelid, a.attnum, c.relowner, a.attacl FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = ANY(%(schemas)s) AND a.attacl IS NOT NULL AND NOT a.attisdropped
+  UNION ALL SELECT 1255, p.oid, 0, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 1247, t.oid, 0, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner)) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+  WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype IN ('e', 'd') OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+  UNION ALL SELECT 2615, n.oid, 0, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner)) FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)
+)
+SELECT h.class, h.oid::bigint, h.sub::int, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee)::text END AS role, x.privilege_type::text AS privilege, x.is_grantable AS grantable
+FROM held h CROSS JOIN LATERAL aclexplode(h.acl) x WHERE x.grantee <> h.owner
+"""
+
+DEFAULT_GRANTS: LiteralString = """
+SELECT coalesce(n.nspname, '')::text AS schema, d.defaclobjtype::text AS type, d.defaclrole::regrole::text AS grantor, d.defaclrole = current_user::regrole AS mine,
+       CASE WHEN x.grantee = 0 THEN 'PUBLIC' WHEN x.grantee = d.defaclrole THEN '«owner»' ELSE pg_get_userbyid(x.grantee)::text END AS role, x.privilege_type::text AS privilege, x.is_grantable AS grantable
+FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace LEFT JOIN LATERAL aclexplode(d.defaclacl) x ON true
+WHERE n.nspname IS NULL OR n.nspname = ANY(%(schemas)s)
+"""
+
+COMMENTS: LiteralString = """
+SELECT classoid::bigint AS class, objoid::bigint AS oid, objsubid AS sub, description AS text FROM pg_description
+WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2606, 2620, 3256, 2615) AND %(schemas)s::text[] IS NOT NULL
+"""
+
+DEPENDS: LiteralString = """
+SELECT classid::bigint AS class, objid::bigint AS oid, objsubid AS sub, refclassid::bigint AS ref_class, refobjid::bigint AS ref_oid, refobjsubid AS ref_sub
+FROM pg_depend WHERE objid >= 16384 AND (refobjid >= 16384) AND deptype IN ('n', 'a', 'i', 'P', 'S') AND classid IN (1259, 1255, 1247, 2606, 2604, 2618, 2620, 3256)
+  AND refclassid IN (1259, 1255, 1247, 2606, 3079) AND %(schemas)s::text[] IS NOT NULL
+"""
+
+REWRITES: LiteralString = """
+SELECT r.oid::bigint, r.ev_class::bigint AS relation FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND r.rulename = '_RETURN'
+"""
+
+UNMODELLED: LiteralString = """
+SELECT f.kind, f.name FROM (
+  SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' ELSE 'window function' END AS kind, 'pg_proc'::regclass AS class, p.oid, format('%%I.%%I(%%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('a', 'w')
+  UNION ALL SELECT 'operator', 'pg_operator'::regclass, o.oid, format('%%I.%%s(%%s, %%s)', n.nspname, o.oprname, format_type(nullif(o.oprleft, 0), NULL), format_type(o.oprright, NULL)) FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'operator class', 'pg_opclass'::regclass, o.oid, format('%%I.%%I', n.nspname, o.opcname) FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'operator family', 'pg_opfamily'::regclass, o.oid, format('%%I.%%I', n.nspname, o.opfname) FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'collation', 'pg_collation'::regclass, o.oid, format('%%I.%%I', n.nspname, o.collname) FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'conversion', 'pg_conversion'::regclass, o.oid, format('%%I.%%I', n.nspname, o.conname) FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'text search configuration', 'pg_ts_config'::regclass, o.oid, format('%%I.%%I', n.nspname, o.cfgname) FROM pg_ts_config o JOIN pg_namespace n ON n.oid = o.cfgnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'text search dictionary', 'pg_ts_dict'::regclass, o.oid, format('%%I.%%I', n.nspname, o.dictname) FROM pg_ts_dict o JOIN pg_namespace n ON n.oid = o.dictnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'text search parser', 'pg_ts_parser'::regclass, o.oid, format('%%I.%%I', n.nspname, o.prsname) FROM pg_ts_parser o JOIN pg_namespace n ON n.oid = o.prsnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'text search template', 'pg_ts_template'::regclass, o.oid, format('%%I.%%I', n.nspname, o.tmplname) FROM pg_ts_template o JOIN pg_namespace n ON n.oid = o.tmplnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'extended statistics', 'pg_statistic_ext'::regclass, o.oid, format('%%I.%%I', n.nspname, o.stxname) FROM pg_statistic_ext o JOIN pg_namespace n ON n.oid = o.stxnamespace WHERE n.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT CASE t.typtype WHEN 'r' THEN 'range type' ELSE 'base type' END, 'pg_type'::regclass, t.oid, format('%%I.%%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+    WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype IN ('r', 'p') OR t.typtype = 'b' AND t.typelem = 0 AND t.typcategory <> 'A')
+  UNION ALL SELECT 'foreign table', 'pg_class'::regclass, c.oid, format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s) AND c.relkind = 'f'
+  UNION ALL SELECT 'rule', 'pg_rewrite'::regclass, r.oid, format('%%I.%%I.%%I', n.nspname, c.relname, r.rulename) FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY(%(schemas)s) AND r.rulename <> '_RETURN'
+  UNION ALL SELECT 'NOT NULL constraint that is not valid', 'pg_constraint'::regclass, o.oid, format('%%I.%%I.%%I', n.nspname, c.relname, o.conname) FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY(%(schemas)s) AND o.contype = 'n' AND NOT o.convalidated
+  UNION ALL SELECT 'trigger on a table outside the aligned schemas', 'pg_trigger'::regclass, g.oid, format('%%I.%%I.%%I', n.nspname, c.relname, g.tgname) FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace WHERE NOT g.tgisinternal AND n.nspname <> ALL(%(schemas)s) AND pn.nspname = ANY(%(schemas)s)
+  UNION ALL SELECT 'cast', 'pg_cast'::regclass, oid, format('(%%s AS %%s)', format_type(castsource, NULL), format_type(casttarget, NULL)) FROM pg_cast WHERE oid >= 16384
+  UNION ALL SELECT 'language', 'pg_language'::regclass, oid, quote_ident(lanname) FROM pg_language WHERE oid >= 16384
+  UNION ALL SELECT 'access method', 'pg_am'::regclass, oid, quote_ident(amname) FROM pg_am WHERE oid >= 16384
+  UNION ALL SELECT 'foreign-data wrapper', 'pg_foreign_data_wrapper'::regclass, oid, quote_ident(fdwname) FROM pg_foreign_data_wrapper
+  UNION ALL SELECT 'foreign server', 'pg_foreign_server'::regclass, oid, quote_ident(srvname) FROM pg_foreign_server
+  UNION ALL SELECT 'publication', 'pg_publication'::regclass, oid, quote_ident(pubname) FROM pg_publication
+  UNION ALL SELECT 'event trigger', 'pg_event_trigger'::regclass, oid, quote_ident(evtname) FROM pg_event_trigger
+) f WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = f.class AND e.objid = f.oid AND e.deptype = 'e')
+ORDER BY 1, 2
+"""
