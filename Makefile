@@ -54,5 +54,5 @@ requirements: setup-dev ## Compile the locked and hashed requirement files anew
 	@$(BIN)/python scripts/lock.py
 
 clean: ## Stop the lab and remove everything made here, except the artifacts
-	@if [ -x $(BIN)/python ]; then $(LAB) down --remove; fi
+	@if [ -x $(BIN)/python ]; then $(LAB) remove; fi
 	@rm -rf .venv .cache .lab .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis

