@@ -380,7 +380,7 @@ class _Reader:
         found = {Unmodelled(row["kind"], row["name"]) for row in self._rows(queries.UNMODELLED)}
         privileges: dict[tuple[str, str, str], set[str]] = {}
         for row in defaults:
-            if row["privilege"] is not None and row["role"] != OWNER:
+            if row["privilege"] not in (None, "MAINTAIN") and row["role"] != OWNER:
                 place = (_DEFAULTS[row["type"]], row["schema"] or "any schema", row["role"])
                 privileges.setdefault(place, set()).add(row["privilege"])
         found |= {

@@ -190,24 +190,30 @@ def attach(draft: Draft, node: Node, key: Key, source: Catalog, again: bool) -> 
     if again:
         wanted |= known_grants(draft, draft.current, key)
     wanted = frozenset(grant for grant in wanted if (key, grant.role) not in draft.desired.forbidden)
-    _grant(draft, node, key, wanted, _granted_when_new(draft.current, key))
+    _grant(draft, node, key, wanted, _granted_when_new(draft.current, key, _both_know_maintain(draft)))
 
 
-def _granted_when_new(current: Catalog, key: Key) -> frozenset[Grant]:
+def _granted_when_new(current: Catalog, key: Key, knows_maintain: bool) -> frozenset[Grant]:
     """What PostgreSQL and ALTER DEFAULT PRIVILEGES grant on a new object before anybody says a word."""
     letter = DEFAULT_GRANT_LETTER.get(key.kind)
     if letter is None:
         return frozenset()
     everywhere = current.default_grants.get(("", letter), BUILT_IN_GRANTS.get(key.kind, frozenset()))
-    return everywhere | current.default_grants.get((key.schema, letter), frozenset())
+    granted = everywhere | current.default_grants.get((key.schema, letter), frozenset())
+    # Never named by us where DEV's server does not know it: nobody there could have granted or withheld it.
+    return granted if knows_maintain else frozenset(grant for grant in granted if grant.privilege != "MAINTAIN")
 
 
 def known_grants(draft: Draft, catalog: Catalog, key: Key) -> frozenset[Grant]:
     """Grants without the privilege that one of the two servers does not know."""
     grants = catalog.grants.get(key, frozenset())
-    if min(draft.desired.version, draft.current.version) < MAINTAIN_SINCE:
-        return frozenset(grant for grant in grants if grant.privilege != "MAINTAIN")
-    return grants
+    if _both_know_maintain(draft):
+        return grants
+    return frozenset(grant for grant in grants if grant.privilege != "MAINTAIN")
+
+
+def _both_know_maintain(draft: Draft) -> bool:
+    return min(draft.desired.version, draft.current.version) >= MAINTAIN_SINCE
 
 
 def change_grants(draft: Draft, node: Node, aspects: dict[str, Difference]) -> None:

@@ -91,7 +91,11 @@ def plan_only(context: Context, options: Options | None = None) -> PhaseOutcome:
     ):
         planned = _planned(dev, prod, options)
     _write(context, planned)
-    return _outcome(planned, planned.prod.comparison, started, applied=False)
+    outcome = _outcome(planned, planned.prod.comparison, started, applied=False)
+    outcome.phase = context.phase
+    # What is only looked at changes nothing; in check mode "changed" says what a run would do.
+    outcome.changed = outcome.changed and context.check
+    return outcome
 
 
 def run(context: Context, options: Options | None = None) -> PhaseOutcome:

@@ -1,0 +1,171 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Phase 2: PROD's structure in line with DEV's."""
+
+DOCUMENTATION = r"""
+module: archon_schema
+short_description: Bring PROD's schema into line with DEV's without losing a stored value
+description:
+  - Reads the catalogues of both databases, compares them by meaning, and makes in PROD what DEV has and PROD lacks or has otherwise,
+    in one transaction. Inside it both catalogues are compared again and the protected tables proved; only then is it committed.
+  - Drops nothing that only PROD has. It stays, and is named in C(details.schema.only_in_prod).
+  - A change of type that is not a proven widening is made only when every stored value survives the way there and back, tried on
+    the rows themselves under the lock. Otherwise, and wherever else a person has to decide, the phase fails with
+    C(decision_needed), names count and examples, and changes nothing.
+  - Creates the plan's C(archon_credentials) in both databases, closed to C(anon) like C(archon_settings).
+  - Vector indexes (ivfflat, hnsw) are left to the embeddings phase.
+  - Writes C(plan.sql) and C(plan.json) to the run's folder.
+attributes:
+  check_mode:
+    description: Only reads. Returns exactly the statements that a run would execute.
+    support: full
+  diff_mode:
+    description: The differences before and after, grouped by kind of object.
+    support: full
+  idempotent:
+    description: A second run finds no difference and executes nothing.
+    support: full
+options:
+  run_id:
+    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
+    type: str
+    required: true
+  artifacts_dir:
+    description: The run's folder for artifacts.
+    type: path
+    required: true
+  prod_dsn:
+    description: libpq URI or key=value string of PROD. The role must own the objects that change.
+    type: str
+    required: true
+  dev_dsn:
+    description: libpq URI or key=value string of DEV, the model. Only C(archon_credentials) is ever written there.
+    type: str
+    required: true
+  schema_names:
+    description: The schemas to compare and align. C(archon_credentials) belongs to the first.
+    type: list
+    elements: str
+    default: [public]
+  protected_tables:
+    description: Tables to protect besides those that always are. They are only added to and widened.
+    type: list
+    elements: str
+    default: []
+  connect_timeout:
+    description: Seconds to wait for a connection.
+    type: float
+    default: 10.0
+  statement_timeout:
+    description: Seconds a single statement may run.
+    type: float
+    default: 300.0
+  credentials:
+    description: Whether C(archon_credentials) belongs to the desired structure of both databases.
+    type: bool
+    default: true
+author:
+  - archon-align maintainers
+"""
+
+EXAMPLES = r"""
+- name: Bring PROD's schema into line with DEV's
+  archon_schema:
+    run_id: "{{ archon_run_id }}"
+    artifacts_dir: "{{ archon_artifacts_dir }}"
+    prod_dsn: "{{ archon_prod_dsn }}"
+    dev_dsn: "{{ archon_dev_dsn }}"
+    schema_names: [public]
+  register: schema_result
+"""
+
+RETURN = r"""
+status:
+  description: >-
+    C(aligned) (nothing to do), C(changed), C(drift) (check mode, something would change), or C(decision_needed).
+  returned: always
+  type: str
+  sample: changed
+seconds:
+  description: Time taken, in seconds.
+  returned: always
+  type: float
+  sample: 0.921
+statements:
+  description: Every statement in order, the same in both modes, first those for DEV. Queries among them are guards.
+  returned: always
+  type: list
+  elements: str
+  sample:
+    - ALTER TABLE "public"."archon_tasks" ADD COLUMN "template_metadata" jsonb DEFAULT '{}'::jsonb
+findings:
+  description: >-
+    What a person should know, each with code, severity, object, message and remedy: refusals first, then kinds of objects that are
+    not compared (C(unmodelled)) and what only PROD has and writes may stumble over.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - code: unmodelled
+      severity: info
+      object: publication supabase_realtime
+      message: exists in both databases; this kind of object is not compared and not changed
+      remedy: Compare it by hand if it matters.
+proofs:
+  description: One proof per protected table of PROD.
+  returned: when PROD was changed
+  type: list
+  elements: dict
+  sample:
+    - table: public.archon_tasks
+      rows_before: 120
+      rows_after: 120
+      preserved: true
+details:
+  description:
+    - C(schema) with C(differences_before) and C(differences_after) (counted on a fresh reading before COMMIT), C(only_in_prod)
+      (names), C(statements) for PROD and C(dev_statements) for DEV.
+  returned: always
+  type: dict
+  sample:
+    schema:
+      differences_before: 133
+      differences_after: 0
+      only_in_prod: ["column public.archon_projects.client_reference"]
+      statements: []
+      dev_statements: []
+error:
+  description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
+  returned: failure
+  type: dict
+  sample:
+    code: decision_needed
+    what: The schema cannot be aligned without a decision; nothing was changed.
+    object: column public.archon_prompts.name
+    expected: a change that keeps every stored value
+    found: "column public.archon_prompts.name: character varying(200) -> character varying(50): 2 rows (id=3; id=9)"
+    remedy: Decide it by hand on PROD (or change DEV), then run again; nothing was changed.
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+MISSING = None
+try:
+    from ansible.module_utils.archon_align.schema import phase
+except ImportError as error:  # psycopg and friends may be missing on the host that runs this
+    MISSING = error
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={**PHASE_OPTIONS, "credentials": {"type": "bool", "default": True}},
+        supports_check_mode=True,
+    )
+    require_libraries(module, MISSING)
+    options = phase.Options(credentials=module.params["credentials"])
+    finish(module, lambda: phase.run(context_of(module, phase.PHASE), options).as_result())
+
+
+if __name__ == "__main__":
+    main()
