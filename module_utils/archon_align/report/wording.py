@@ -54,7 +54,9 @@ def broken(report: Report) -> list[tuple[str, str]]:
     if number := amount(schema.get("differences_before")):
         found.append(("schema", f"{plural(number, 'difference')} between DEV and PROD"))
     if keys := credentials.get("changed_keys"):
-        found.append(("settings", f"{plural(len(keys), 'key')} missing or wrong: {', '.join(map(str, keys))}"))
+        # The same key is kept in several tables: a person wants its name, once.
+        names = dict.fromkeys(str(key).rpartition("/")[2] for key in keys)
+        found.append(("settings", f"{plural(len(keys), 'value')} missing or wrong: {', '.join(names)}"))
     if number := amount(embeddings.get("missing_before")):
         found.append(("embeddings", f"{plural(number, 'row')} without an embedding, so not to be found by search"))
     stale = [
@@ -104,7 +106,8 @@ def protection(protected: Mapping[str, Mapping[str, Any]]) -> str:
         return f"NOT preserved: {', '.join(lost)}"
     proved = [entry for entry in protected.values() if entry["preserved"]]
     if not proved:
-        return f"{plural(len(protected), 'table')}, nothing recorded to compare with"
+        rows = sum(amount(entry["rows_before"] or entry["rows_after"]) for entry in protected.values())
+        return f"{plural(rows, 'row')} in {plural(len(protected), 'table')}, nothing to compare with"
     rows = sum(amount(entry["rows_after"]) for entry in proved)
     words = f"{plural(rows, 'row')} in {plural(len(proved), 'table')} proved preserved"
     if open_tables := len(protected) - len(proved):

@@ -66,11 +66,16 @@ def play(tmp_path: Path) -> Play:
     )
 
     def run(
-        tasks: list[dict[str, Any]], *, hosts: tuple[str, ...] = ("prod",), unreachable: str = "", check: bool = False
+        tasks: list[dict[str, Any]],
+        *,
+        hosts: tuple[str, ...] = ("prod",),
+        unreachable: str = "",
+        check: bool = False,
+        variables: dict[str, Any] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **(variables or {})}
         lost = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
-        inventory = {"all": {"hosts": {host: {**variables, **(lost if host == unreachable else {})} for host in hosts}}}
+        inventory = {"all": {"hosts": {host: {**local, **(lost if host == unreachable else {})} for host in hosts}}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
         (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
         return subprocess.run(
@@ -160,46 +165,42 @@ def test_a_phase_that_fails_after_the_report_was_written_is_reported(play: Play,
     assert "Committed and kept: schema" in told
 
 
-def test_a_crashed_module_and_a_failed_other_task_are_reported(play: Play, tmp_path: Path) -> None:
-    play([begin(tmp_path), {"archon_data": {"hand_back": {"crash": True}}}])
-    assert report_of(tmp_path)["phases"][0]["error"]["code"] == "task_failed"
-    other = "20260102-030405-000001"
-    play(
-        [
-            begin(tmp_path, other),
-            {"name": "See to it", "ansible.builtin.assert": {"that": ["false"], "fail_msg": "No."}},
-        ]
-    )
-    failed = report_of(tmp_path, other)["phases"][0]
-    assert (failed["name"], failed["error"]["what"]) == ("See to it", "No.")
-
-
-def test_each_run_has_its_own_report_and_an_unreachable_host_too(play: Play, tmp_path: Path) -> None:
-    first, second = "20260102-030405-00000a", "20260102-030405-00000b"
+def test_each_run_has_its_own_report_however_it_ends(play: Play, tmp_path: Path) -> None:
+    """One host is lost, one module crashes, one other task fails, one folder cannot be written, one goes well."""
+    runs = {
+        host: f"20260102-030405-00000{number}"
+        for number, host in enumerate(("well", "lost", "crash", "other", "folder"))
+    }
     begun = {
         "archon_run": {
             "hand_back": {
-                "run_id": "{{ '" + first + "' if inventory_hostname == 'one' else '" + second + "' }}",
-                "artifacts_dir": str(tmp_path)
-                + "/{{ '"
-                + first
-                + "' if inventory_hostname == 'one' else '"
-                + second
-                + "' }}",
+                "run_id": "{{ runs[inventory_hostname] }}",
+                "artifacts_dir": "{{ base }}/{{ runs[inventory_hostname] }}",
             }
         },
+        "when": "inventory_hostname in runs",
         "delegate_to": "helper",
     }
-    schema = {"archon_schema": {"hand_back": done("schema")}, "when": "inventory_hostname == 'one'"}
-    lost = {"archon_schema": {"hand_back": done("schema")}, "when": "inventory_hostname == 'two'"}
-    skip = [
-        {**task, "when": [task.get("when", "true"), "inventory_hostname != 'helper'"]} for task in (begun, schema, lost)
+    tasks = [
+        begun,
+        {"archon_schema": {"hand_back": done("schema")}, "when": "inventory_hostname in ['well', 'folder', 'lost']"},
+        {"archon_data": {"hand_back": {"crash": True}}, "when": "inventory_hostname == 'crash'"},
+        {
+            "name": "See to it",
+            "ansible.builtin.assert": {"that": ["inventory_hostname != 'other'"], "fail_msg": "No."},
+        },
     ]
-    ended = play(skip, hosts=("one", "two", "helper"), unreachable="two")
-    assert report_of(tmp_path, first)["result"] == "changed"
-    error = report_of(tmp_path, second)["phases"][0]["error"]
-    assert (error["code"], error["found"]) == ("unreachable", "unreachable")
-    assert ended.stdout.count("Report: ") == 2
+    (tmp_path / runs["folder"]).write_text("a file where the folder should be")
+    ended = play(tasks, hosts=(*runs, "helper"), unreachable="lost", variables={"runs": runs, "base": str(tmp_path)})
+    assert report_of(tmp_path, runs["well"])["result"] == "changed"
+    (lost,) = report_of(tmp_path, runs["lost"])["phases"]
+    assert (lost["error"]["code"], lost["error"]["found"]) == ("unreachable", "unreachable")
+    (crashed,) = report_of(tmp_path, runs["crash"])["phases"]
+    assert (crashed["name"], crashed["error"]["code"]) == ("data", "task_failed")
+    (other,) = report_of(tmp_path, runs["other"])["phases"]
+    assert (other["name"], other["error"]["what"]) == ("See to it", "No.")
+    assert "An artifact could not be written" in ended.stdout + ended.stderr
+    assert ended.stdout.count("Report: ") == 5, "what happened is told even where it could not be written"
 
 
 def test_check_mode_writes_its_report(play: Play, tmp_path: Path) -> None:
@@ -216,11 +217,3 @@ def test_without_a_run_nothing_is_added(play: Play) -> None:
     ended = play([{"ansible.builtin.debug": {"msg": "hello"}}, {"ansible.builtin.fail": {"msg": "clear"}}])
     assert ended.returncode == 2
     assert ended.stdout.rstrip().splitlines()[-1].startswith("prod ")
-
-
-def test_a_folder_that_cannot_be_written_is_a_warning(play: Play, tmp_path: Path) -> None:
-    (tmp_path / RUN_ID).write_text("a file where the folder should be")
-    ended = play([begin(tmp_path), {"archon_schema": {"hand_back": done("schema")}}])
-    assert ended.returncode == 0
-    assert "An artifact could not be written" in ended.stdout + ended.stderr
-    assert "schema       changed" in ended.stdout, "what happened is told even so"
