@@ -101,9 +101,20 @@ def _section(name: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any] 
     return {**dict.fromkeys(SECTIONS[name]), **merged} if merged else None
 
 
-def verdict(check: bool, phases: Sequence[Mapping[str, Any]]) -> str:
-    """The run's result: the gravest of its phases' statuses. What a check would change is drift."""
+def _differs(sections: Mapping[str, Mapping[str, Any] | None]) -> bool:
+    """Whether a phase that only looked (assess) found what nobody has mended since."""
+    schema, embeddings = sections["schema"] or {}, sections["embeddings"] or {}
+    different = schema.get("differences_after")
+    different = schema.get("differences_before") if different is None else different
+    missing = (embeddings.get("missing_after") or 0) - (embeddings.get("quarantined") or 0)
+    return bool(different) or missing > 0
+
+
+def verdict(check: bool, phases: Sequence[Mapping[str, Any]], sections: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The run's result: the gravest of its phases' statuses. What a check would change, or a look found, is drift."""
     statuses = {phase["status"] for phase in phases} | {"changed" for phase in phases if phase["changed"]}
+    if _differs(sections):
+        statuses.add("drift")
     if check and "changed" in statuses:
         statuses = statuses - {"changed"} | {"drift"}
     return next((verdict for verdict in _VERDICTS if verdict in statuses), "aligned")
@@ -131,15 +142,16 @@ def build(
     for result, detail in zip(known, details, strict=True):
         if besides := {key: value for key, value in detail.items() if key not in _GATHERED}:
             others.setdefault(str(result["phase"]), {}).update(besides)
+    sections = {name: _section(name, details) for name in SECTIONS}
     return {
         "run_id": run.id,
         "mode": "check" if run.check else "apply",
-        "result": verdict(run.check, phases),
+        "result": verdict(run.check, phases, sections),
         "started_at": started_at,
         "finished_at": finished_at,
         "phases": phases,
         "protected": protected_section(before, proofs_of(known), after),
-        **{name: _section(name, details) for name in SECTIONS},
+        **sections,
         "criteria": next((list(detail["criteria"]) for detail in reversed(details) if detail.get("criteria")), []),
         "findings": _distinct({"phase": phase["name"], **finding} for phase in phases for finding in phase["findings"]),
         "restore_points": [point for detail in details for point in detail.get("restore_points") or ()],

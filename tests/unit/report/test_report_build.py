@@ -127,6 +127,17 @@ def test_a_changed_flag_counts_without_a_status() -> None:
     assert report_of([{"phase": "data", "changed": True}], CHECK)["result"] == "drift"
 
 
+def test_a_run_that_only_looked_does_not_call_a_broken_prod_aligned() -> None:
+    looked = phase("assess", "aligned", details={"schema": {"differences_before": 127}})
+    assert report_of([looked])["result"] == "drift"
+    mended = phase("schema", "changed", details={"schema": {"differences_after": 0}})
+    assert report_of([looked, mended])["result"] == "changed"
+    blank = {"missing_after": 2, "quarantined": 2}
+    assert report_of([phase("embeddings", "aligned", details={"embeddings": blank})])["result"] == "aligned"
+    lacking = {"missing_after": 3, "quarantined": 2}
+    assert report_of([phase("embeddings", "aligned", details={"embeddings": lacking})])["result"] == "drift"
+
+
 def test_a_failed_phase_keeps_its_five_parts_and_its_partial_result() -> None:
     failed = phase("embeddings", "resumable", error=error(), changed=True, details={"embeddings": {"rebuilt": 7}})
     report = report_of([*ALIGNED[:3], {**failed, "failed": True}])
