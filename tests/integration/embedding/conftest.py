@@ -51,7 +51,7 @@ def fill() -> Callable[[str], None]:
     """Call with a DSN to insert 93 pages and 12 code examples, all without vector."""
 
     def insert(dsn: str) -> None:
-        with psycopg.connect(dsn, autocommit=True) as owner, owner.cursor() as cursor:
+        with psycopg.connect(dsn) as owner, owner.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO archon_crawled_pages (url, chunk_number, content) VALUES (%s, %s, %s)",
                 [(f"https://example.org/{n // 4}", n % 4, text) for n, text in enumerate(PAGES)],
@@ -77,7 +77,7 @@ def options(service: RunningService) -> Callable[..., Options]:
 
     def make(*, timeout: float = 10.0, model: str = MODEL, base_url: str = "", **fields: object) -> Options:
         endpoint = Endpoint(base_url or service.base_url, model, 768, timeout=timeout)
-        return Options(endpoint, **{"pauses": (0.02, 0.05), **fields})  # type: ignore[arg-type]
+        return Options(endpoint, **{"pauses": (0.02, 0.05), "sample": 1, **fields})  # type: ignore[arg-type]
 
     return make
 

@@ -53,7 +53,7 @@ def test_every_row_gets_the_vector_of_its_own_text(
     before = query(
         prod, "SELECT id, url, chunk_number, content, metadata, source_id, created_at FROM archon_crawled_pages"
     )
-    outcome = phase.run(ready, options())
+    outcome = phase.run(ready, options(sample=5))
     assert (outcome.status, outcome.changed, outcome.error, outcome.findings) == ("changed", True, None, [])
     details = outcome.details["embeddings"]
     assert (details["missing_before"], details["missing_after"], details["rebuilt"]) == (105, 0, 105)
