@@ -71,10 +71,17 @@ class Session:
     def close(self) -> None:
         self.connection.close()
 
+    def _text(self, query: sql.Composable, *, doubled: bool) -> str:
+        """The query as text. With parameters a percent sign in a name or literal must be doubled, which psycopg leaves to us."""
+        if isinstance(query, sql.Composed):
+            return "".join(self._text(part, doubled=doubled) for part in query)
+        text = query.as_string(self.connection)
+        return text.replace("%", "%%") if doubled and isinstance(query, (sql.Identifier, sql.Literal)) else text
+
     def _run(
         self, query: str | sql.Composable, params: Sequence[Any] | dict[str, Any] | None, *, proves_values: bool = False
     ) -> psycopg.Cursor[dict[str, Any]]:
-        text = query.as_string(self.connection) if isinstance(query, sql.Composable) else str(query)
+        text = self._text(query, doubled=params is not None) if isinstance(query, sql.Composable) else str(query)
         gate.inspect(
             text,
             read_only=self.read_only,

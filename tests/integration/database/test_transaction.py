@@ -13,6 +13,7 @@ from archon_align.database.session import open_session
 from archon_align.database.target import Table
 from archon_align.database.transaction import LockMode, protected_transaction
 from archon_align.errors import GateRefused, LockLost, LockTimeout, PreservationBroken
+from psycopg import sql
 
 TASKS = Table("public", "archon_tasks")
 OTHER = Table("public", "other")
@@ -137,3 +138,14 @@ def test_check_mode_refuses_before_the_server_is_asked(prod: str, make_context: 
                 "SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('public.other', 'a'))"
                 " , pg_catalog.lo_create(0)"
             )
+
+
+def test_a_percent_sign_in_a_name_or_literal_is_itself(
+    new_database: Callable[[str], str], make_context: Callable[..., Context]
+) -> None:
+    context = make_context(new_database('CREATE TABLE "100 %s" ("a%b" text); INSERT INTO "100 %s" VALUES (\'5 %\')'))
+    query = sql.SQL("SELECT {column} FROM {table} WHERE {column} = {text} AND {column} LIKE %s").format(
+        column=sql.Identifier("a%b"), table=sql.Identifier("public", "100 %s"), text=sql.Literal("5 %")
+    )
+    with open_session(context, context.prod) as session:
+        assert session.value(query, ("5%",)) == "5 %"
