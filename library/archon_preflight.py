@@ -70,6 +70,11 @@ options:
     description: The number of dimensions of the model's vectors.
     type: int
     default: 768
+  run_findings:
+    description: What archon_run found when it started the run, to be told with preflight's own findings.
+    type: list
+    elements: dict
+    default: []
 attributes:
   check_mode:
     support: full
@@ -165,11 +170,12 @@ def main():
             "embedding_base_url": {"type": "str", "default": ""},
             "embedding_model": {"type": "str", "default": ""},
             "embedding_dimensions": {"type": "int", "default": 768},
+            "run_findings": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
     require_libraries(module, MISSING)
-    own = ("min_version", "min_free_mb", "pg_dump", "embedding_base_url", "embedding_model", "embedding_dimensions")
+    own = ("min_version", "min_free_mb", "pg_dump", "embedding_base_url", "embedding_model", "embedding_dimensions", "run_findings")
     finish(
         module,
         lambda: phase.run(

@@ -32,6 +32,7 @@ class Options:
     """What preflight demands. `min_version` is a PostgreSQL major version; `min_free_mb` MiB to spare on the disk.
 
     An empty `pg_dump` means the bundled one; an empty `embedding_base_url` leaves the embedding service out.
+    `run_findings` are those of the run's start (see Finding.as_dict), told with preflight's own.
     """
 
     min_version: int = 14
@@ -40,13 +41,14 @@ class Options:
     embedding_base_url: str = ""
     embedding_model: str = ""
     embedding_dimensions: int = 768
+    run_findings: Sequence[dict[str, Any]] = ()
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
     """Look at everything a run needs; nothing is changed. The outcome's error tells every problem found."""
     started = time.monotonic()
     problems: list[AlignError] = []
-    findings: list[Finding] = []
+    findings = [Finding(**finding) for finding in options.run_findings]
     details: dict[str, Any] = {}
     needed = frozenset(table.name for table in context.protected)
     with ExitStack() as stack:
