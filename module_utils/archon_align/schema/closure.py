@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .ddl import Writer, ident
-from .model import Catalog, Column, Constraint, Index, Key, Kind
+from .model import Catalog, Constraint, Key, Kind
 
 _DROPPABLE = frozenset(
     {Kind.FUNCTION, Kind.VIEW, Kind.MATVIEW, Kind.TRIGGER, Kind.POLICY, Kind.CONSTRAINT, Kind.INDEX, Kind.DEFAULT}
@@ -21,6 +21,7 @@ class Closure:
         self.current = current
         self.protected = protected
         self.dropped: set[Key] = set()
+        self.emptied: set[Key] = set()
         self.refused: dict[Key, str] = {}
 
     def drop(self, key: Key, because: Key | None = None) -> None:
@@ -49,7 +50,8 @@ class Closure:
             ]
 
     def drop_empty(self, column: Key) -> None:
-        """Drop a column that holds nothing but NULL, and whatever depends on it, to make it anew."""
+        """Drop a column that holds nothing but NULL (a guard makes sure), and whatever depends on it, to make it anew."""
+        self.emptied.add(column)
         self.dropped.add(column)
         for dependent in sorted(self.current.dependents.get(column, ())):
             if not (dependent.kind is Kind.DEFAULT and dependent.part == column.part):
@@ -100,9 +102,8 @@ class Closure:
         return result
 
     def drop_text(self, key: Key, writer: Writer) -> str:
-        value = self.current.objects.get(key) or self.current.column(key)
-        if isinstance(value, Column):
+        if key.kind is Kind.COLUMN:
+            if not (self._generated(key) or key in self.emptied):
+                raise AssertionError(f"{key} bears data and is never dropped")
             return f"ALTER TABLE {writer.name(key.table)} DROP COLUMN {ident(key.part)}"
-        if isinstance(value, Index):
-            return f"DROP INDEX {ident(key.schema, key.name)}"
         return writer.drop(key)

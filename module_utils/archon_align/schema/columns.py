@@ -73,6 +73,13 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     return made
 
 
+def guard_empty(draft: Draft, key: Key) -> Statement:
+    """The query that must find no value in a column that is dropped to become a computed one."""
+    query = misfits(key.table, f"{ident(key.part)} IS NOT NULL", draft.current)
+    summary = f"{key} holds no value (no row may come back)"
+    return Guard(query, key.qualified, summary, ("validates_rows",), reason="stored values would be replaced")
+
+
 def _alter(draft: Draft, key: Key, words: str, summary: str, *hazards: str, proves: bool = False) -> Statement:
     text = f"ALTER TABLE {draft.writer.name(key.table)} ALTER COLUMN {ident(key.part)} {words}"
     return draft.statement(text, key, f"{key}: {summary}", *hazards, proves=proves)

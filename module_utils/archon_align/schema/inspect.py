@@ -316,7 +316,8 @@ class _Reader:
                 Kind.MATVIEW if row["table_kind"] == "m" else Kind.TABLE, row["table_schema"], row["table_name"]
             )
             opening = f"CREATE {'UNIQUE ' if row['is_unique'] else ''}INDEX {row['quoted']} ON "
-            definition = row["definition"].removeprefix(opening)
+            # On a partitioned table the server says ONLY; made so, the index would not reach the partitions.
+            definition = row["definition"].removeprefix(opening).removeprefix("ONLY ")
             self._add(
                 Index(
                     key=Key(Kind.INDEX, row["schema"], row["name"]),

@@ -74,7 +74,7 @@ def _attempt(draft: Draft) -> SchemaPlan:
     for key, aspects in draft.aspects.items():
         if key not in draft.closure.dropped:
             _provide(draft, key, aspects)
-    dropping = []
+    dropping = [columns.guard_empty(draft, key) for key in sorted(draft.closure.emptied)]
     for key in draft.closure.order():
         draft.lock_tables_of(key, LockMode.ALTER)
         text = draft.closure.drop_text(key, draft.writer)

@@ -137,7 +137,10 @@ SELECT p.oid::bigint, n.nspname::text AS schema, p.proname::text AS name, oidvec
        pg_get_functiondef(p.oid) AS definition, pg_get_userbyid(p.proowner)::text AS owner, l.lanname::text AS language, p.pronargdefaults::int AS defaults,
        ARRAY[p.prokind::text, coalesce(pg_get_function_result(p.oid), ''), coalesce(p.proargnames::text, ''), coalesce(p.proargmodes::text, '')] AS signature
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('f', 'p') AND """ + _not_of_extension("pg_proc", "p.oid")
+WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('f', 'p')
+  AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i') AND """ + _not_of_extension(
+    "pg_proc", "p.oid"
+)
 
 SEQUENCES: LiteralString = """
 SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, format_type(s.seqtypid, NULL) AS type, c.relpersistence::text AS persistence,

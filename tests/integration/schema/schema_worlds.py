@@ -1,0 +1,139 @@
+"""A DEV and a PROD database whose schemas differ as a test says, and pg_dump as a witness that owes nothing to our own inspection."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from archon_align.context import Context, Run
+from archon_align.database.run_lock import LOCK_KEYS
+from archon_align.database.target import Target
+from archon_align.embedded.server import EmbeddedServer
+from archon_align.outcome import PhaseOutcome
+from archon_align.schema import phase
+from psycopg import sql
+
+RUN_ID = "20260101-000000-abcdef"
+OWNER = "archon_owner"
+ROLES = ("anon", "authenticated", "service_role")
+_NOISE = re.compile(r"^(--|SET |SELECT pg_catalog\.set_config|\\|CREATE SCHEMA|ALTER SCHEMA)")
+
+
+def prepare(server: EmbeddedServer) -> None:
+    """The roles of a Supabase project, once per server."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        found = {row[0] for row in admin.execute("SELECT rolname FROM pg_roles")}
+        for role in {OWNER, *ROLES} - found:
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        for role in ROLES:
+            admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(OWNER)))
+
+
+def make_database(server: EmbeddedServer, name: str, *, extension_schema: str = "public") -> str:
+    """An empty database of the ordinary owner, with pgvector in `extension_schema`; its DSN."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER)))
+    with psycopg.connect(server.dsn(name), autocommit=True) as admin:
+        if extension_schema != "public":
+            admin.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(extension_schema)))
+            admin.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO PUBLIC").format(sql.Identifier(extension_schema)))
+        admin.execute(sql.SQL("CREATE EXTENSION vector SCHEMA {}").format(sql.Identifier(extension_schema)))
+        admin.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(OWNER)))
+        admin.execute("CREATE SCHEMA auth")
+        admin.execute(
+            "CREATE FUNCTION auth.role() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'service_role'::text $$"
+        )
+        admin.execute("GRANT USAGE ON SCHEMA auth TO PUBLIC")
+    return server.dsn(name, OWNER)
+
+
+@dataclass(frozen=True)
+class Side:
+    server: EmbeddedServer
+    database: str
+    dsn: str
+    extension_schema: str = "public"
+
+    def run(self, schema: str, text: str) -> None:
+        """Run SQL as the owner in `schema`, which is made if need be."""
+        with psycopg.connect(self.dsn, autocommit=True) as owner:
+            name = sql.Identifier(schema)
+            owner.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            path = sql.SQL("SET search_path = {}, {}").format(name, sql.Identifier(self.extension_schema))
+            owner.execute(path)
+            if text:
+                owner.execute(text.encode())
+
+    def value(self, schema: str, query: str) -> object:
+        """The first column of the first row, asked by a superuser."""
+        with psycopg.connect(self.server.dsn(self.database), autocommit=True) as admin:
+            path = sql.SQL("SET search_path = {}, {}")
+            admin.execute(path.format(sql.Identifier(schema), sql.Identifier(self.extension_schema)))
+            row = admin.execute(query.encode()).fetchone()
+            return row[0] if row else None
+
+    def dump(self, schema: str, *options: str) -> str:
+        """pg_dump of one schema."""
+        quoted = '"' + schema.replace('"', '""') + '"'
+        command = [self.server.bin / "pg_dump", "-n", quoted, *options, self.server.dsn(self.database)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return re.sub(r"^\\(un)?restrict.*$", "", done.stdout, flags=re.MULTILINE)
+
+
+def facts(dump: str, extension_schema: str = "public") -> set[str]:
+    """What a schema dump says, without the order of statements, of a table's columns and of options."""
+    found = set()
+    for raw in re.split(r";\n", dump):
+        lines = [line for line in raw.splitlines() if line and not _NOISE.match(line)]
+        if lines and re.match(r"CREATE (UNLOGGED )?TABLE", lines[0]):
+            found |= {f"{lines[0]} {_options_sorted(line.strip().rstrip(','))}" for line in lines[1:]}
+        elif lines:
+            found.add("\n".join(lines))
+    return {text.replace(f"{extension_schema}.vector", "vector") for text in found}
+
+
+def _options_sorted(line: str) -> str:
+    inside = re.fullmatch(r"WITH \((.*)\)", line)
+    return f"WITH {sorted(inside[1].split(', '))}" if inside else line
+
+
+@dataclass(frozen=True)
+class World:
+    """DEV and PROD of one test, in a schema of its own on databases that tests share."""
+
+    dev: Side
+    prod: Side
+    schema: str
+    artifacts: Path
+
+    def context(self, *, check: bool = False, protected: tuple[str, ...] = ()) -> Context:
+        return Context(
+            run=Run(RUN_ID + ("-check" if check else ""), self.artifacts),
+            prod=Target("PROD", self.prod.dsn),
+            dev=Target("DEV", self.dev.dsn),
+            phase="schema",
+            schemas=(self.schema,),
+            protected_names=protected,
+        )
+
+    def align(self, *, check: bool = False, protected: tuple[str, ...] = (), credentials: bool = False) -> PhaseOutcome:
+        return phase.run(self.context(check=check, protected=protected), phase.Options(credentials=credentials))
+
+    def unequal(self) -> set[str]:
+        """What DEV's dump says and PROD's does not."""
+        return facts(self.dev.dump(self.schema, "-s"), self.dev.extension_schema) - facts(
+            self.prod.dump(self.schema, "-s"), self.prod.extension_schema
+        )
+
+
+def held(dsn: str) -> Iterator[psycopg.Connection]:
+    """PROD's run lock, held as the keeper of the tests' run would."""
+    with psycopg.connect(dsn, autocommit=True, application_name=f"align keeper {RUN_ID}") as keeper:
+        assert keeper.execute("SELECT pg_try_advisory_lock(%s, %s)", LOCK_KEYS).fetchone() == (True,)
+        yield keeper
