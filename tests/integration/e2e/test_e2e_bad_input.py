@@ -1,0 +1,67 @@
+"""What a person gets wrong: one clear error, exit status not 0, nothing changed anywhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from tests.support.world import World
+
+FIVE_PARTS = ("object:", "expected:", "found:", "remedy:")
+
+
+def refused(world: World, *arguments: str, says: str) -> None:
+    before = world.photograph()
+    result = world.play(*arguments)
+    assert result.returncode != 0
+    assert re.search(says, result.stdout + result.stderr), result.stdout + result.stderr
+    for part in FIVE_PARTS:
+        assert part in result.stdout + result.stderr, part
+    assert "Traceback" not in result.stdout + result.stderr
+    assert world.photograph() == before
+    world.wait_until_tidy()
+
+
+def test_dev_and_prod_the_same_database(world: World) -> None:
+    refused(world, "-e", f"archon_dev_dsn={world.dsn('prod')}", says="(?i)same database")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"passfile": "/nonexistent", "password": "wr0ng"}, "password authentication failed"),
+        ({"dbname": "nowhere"}, 'database "nowhere" does not exist'),
+        ({"port": "1"}, "Connection refused"),
+    ],
+    ids=["password", "database", "port"],
+)
+def test_a_wrong_part_of_the_dsn(world: World, change: dict[str, str], says: str) -> None:
+    dsn = make_conninfo(world.dsn("prod"), **change)
+    refused(world, "-e", f'{{"archon_prod_dsn": "{dsn}"}}', says=says)
+
+
+def test_no_dsn_at_all(world: World) -> None:
+    refused(world, "-e", "archon_prod_dsn=''", says="DSN of PROD cannot be used")
+
+
+def test_embedding_service_down(world: World) -> None:
+    refused(world, "--tags", "ollama", "-e", "archon_embedding_base_url=http://127.0.0.1:1/v1", says="127.0.0.1:1")
+
+
+def test_model_missing(world: World) -> None:
+    refused(world, "--tags", "ollama", "-e", "archon_embedding_model=no-such-model", says="no-such-model")
+
+
+def test_wrong_dimension(world: World) -> None:
+    refused(world, "--tags", "ollama", "-e", "archon_embedding_dimensions=1024", says="1024")
+
+
+def test_artifacts_folder_not_writable(world: World) -> None:
+    (world.artifacts / "file").write_text("in the way")
+    refused(world, "-e", f"archon_artifacts_root={world.artifacts}/file/below", says="artifact")
+
+
+def test_disk_too_full_for_the_backup(world: World) -> None:
+    refused(world, "-e", "preflight_min_free_mb=1000000000", says="(?i)free")
