@@ -31,7 +31,6 @@ _NARROWING = {
 }
 
 
-@lru_cache(maxsize=4096)
 def _parse(statement: str) -> tuple[ast.Node, ...]:
     return tuple(raw.stmt for raw in parse_sql(statement) if raw.stmt is not None)
 
@@ -122,6 +121,8 @@ def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: 
     return None
 
 
+# Walking a large query's tree costs more than running it: a text that may run is judged once.
+@lru_cache(maxsize=2048)
 def inspect(
     statement: str,
     *,

@@ -186,7 +186,7 @@ def _ask_the_gate(draft: Draft, statements: tuple[Statement, ...]) -> None:
     for statement in statements:
         try:
             gate.inspect(
-                statement.sql.replace("%", "%%"),
+                statement.sql,
                 read_only=False,
                 protected=protected,
                 proves_values=statement.proves_values,
