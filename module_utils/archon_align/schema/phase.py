@@ -59,27 +59,30 @@ class Planned:
         return (*on_dev, *self.prod.statements)
 
 
-def desired(session: Session, options: Options) -> Catalog:
+def desired(found: Catalog, options: Options) -> Catalog:
     """What both databases should be: DEV as it is, with `archon_credentials`."""
-    context = session.context
-    found = inspect(session, context.schemas)
-    return with_credentials(found, context.schemas[0]) if options.credentials else found
+    return with_credentials(found, found.schemas[0]) if options.credentials else found
 
 
 def protected_keys(context: Context) -> frozenset[Key]:
     return frozenset(Key(Kind.TABLE, table.schema, table.name) for table in context.protected)
 
 
-def plan_for(session: Session, wanted: Catalog) -> SchemaPlan:
-    """Inspect, compare, ask the rows, plan: for one database; only reads."""
+def plan_for(session: Session, wanted: Catalog, current: Catalog) -> SchemaPlan:
+    """Compare, ask the rows of the session's database, plan; only reads."""
     protected = protected_keys(session.context)
-    found = compare(wanted, inspect(session, session.context.schemas), vector_indexes=False)
+    found = compare(wanted, current, vector_indexes=False)
     return plan(found, gather(session, questions(found, protected)), protected=protected)
 
 
+def _read(session: Session) -> Catalog:
+    return inspect(session, session.context.schemas)
+
+
 def _planned(dev: Session, prod: Session, options: Options) -> Planned:
-    wanted = desired(dev, options)
-    return Planned(plan_for(dev, wanted), plan_for(prod, wanted))
+    model = _read(dev)
+    wanted = desired(model, options)
+    return Planned(plan_for(dev, wanted, model), plan_for(prod, wanted, _read(prod)))
 
 
 def plan_only(context: Context, options: Options | None = None) -> PhaseOutcome:
@@ -132,11 +135,11 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
 
     if planned.dev.statements:
         dev.progress("archon_credentials on DEV")
-        apply(dev, planned.dev, reread_desired=lambda: desired(dev, options), before=own_dev, require_lock=False)
+        apply(dev, planned.dev, reread_desired=lambda: desired(_read(dev), options), before=own_dev, require_lock=False)
     if not planned.prod.statements:
         return None
     prod.progress(f"{len(planned.prod.statements)} statements")
-    return apply(prod, planned.prod, reread_desired=lambda: desired(dev, options))
+    return apply(prod, planned.prod, reread_desired=lambda: desired(_read(dev), options))
 
 
 def _write(context: Context, planned: Planned) -> None:

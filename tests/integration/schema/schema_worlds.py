@@ -20,7 +20,18 @@ from psycopg import sql
 RUN_ID = "20260101-000000-abcdef"
 OWNER = "archon_owner"
 ROLES = ("anon", "authenticated", "service_role")
-_NOISE = re.compile(r"^(--|SET |SELECT pg_catalog\.set_config|\\|CREATE SCHEMA|ALTER SCHEMA)")
+_STRUCTURE = """
+SELECT 'column', c.relname::text, a.attname::text, concat_ws(' ', a.atttypid::regtype::text, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), pg_get_expr(d.adbin, d.adrelid), a.attacl::text
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s))::oid AND a.attnum > 0
+UNION ALL SELECT 'relation', relname, relkind::text, relfilenode::text, reloptions::text, relacl::text FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%(schema)s))::oid
+UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid), '', '', '' FROM pg_constraint WHERE connamespace = to_regnamespace(quote_ident(%(schema)s))::oid
+UNION ALL SELECT 'function', proname, prosrc, '', '', proacl::text FROM pg_proc WHERE pronamespace = to_regnamespace(quote_ident(%(schema)s))::oid
+UNION ALL SELECT 'label', t.typname, e.enumlabel, '', '', '' FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid WHERE t.typnamespace = to_regnamespace(quote_ident(%(schema)s))::oid
+ORDER BY 1, 2, 3
+"""
+_TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(%(schema)s))::oid ORDER BY 1"
+_NOISE = re.compile(r"^(--|SET |SELECT pg_catalog\.set_config|\\)")
 
 
 def prepare(server: EmbeddedServer) -> None:
@@ -77,10 +88,22 @@ class Side:
             row = admin.execute(query.encode()).fetchone()
             return row[0] if row else None
 
-    def dump(self, schema: str, *options: str) -> str:
-        """pg_dump of one schema."""
-        quoted = '"' + schema.replace('"', '""') + '"'
-        command = [self.server.bin / "pg_dump", "-n", quoted, *options, self.server.dsn(self.database)]
+    def picture(self, schema: str) -> tuple[object, ...]:
+        """Structure and rows of a schema, as far as a change could hide, without asking our own code."""
+        with psycopg.connect(self.server.dsn(self.database), autocommit=True) as admin:
+            structure = admin.execute(_STRUCTURE, {"schema": schema}).fetchall()
+            tables = [row[0] for row in admin.execute(_TABLES, {"schema": schema}).fetchall()]
+            rows = [
+                admin.execute(
+                    sql.SQL("SELECT t::text FROM {} t ORDER BY 1").format(sql.Identifier(schema, one))
+                ).fetchall()
+                for one in tables
+            ]
+        return (structure, tables, rows)
+
+    def dump(self, *options: str) -> str:
+        """pg_dump of the structure of the whole database."""
+        command = [self.server.bin / "pg_dump", "-s", *options, self.server.dsn(self.database)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return re.sub(r"^\\(un)?restrict.*$", "", done.stdout, flags=re.MULTILINE)
@@ -124,12 +147,6 @@ class World:
 
     def align(self, *, check: bool = False, protected: tuple[str, ...] = (), credentials: bool = False) -> PhaseOutcome:
         return phase.run(self.context(check=check, protected=protected), phase.Options(credentials=credentials))
-
-    def unequal(self) -> set[str]:
-        """What DEV's dump says and PROD's does not."""
-        return facts(self.dev.dump(self.schema, "-s"), self.dev.extension_schema) - facts(
-            self.prod.dump(self.schema, "-s"), self.prod.extension_schema
-        )
 
 
 def held(dsn: str) -> Iterator[psycopg.Connection]:
