@@ -175,7 +175,15 @@ def main():
         supports_check_mode=True,
     )
     require_libraries(module, MISSING)
-    own = ("min_version", "min_free_mb", "pg_dump", "embedding_base_url", "embedding_model", "embedding_dimensions", "run_findings")
+    own = (
+        "min_version",
+        "min_free_mb",
+        "pg_dump",
+        "embedding_base_url",
+        "embedding_model",
+        "embedding_dimensions",
+        "run_findings",
+    )
     finish(
         module,
         lambda: phase.run(
