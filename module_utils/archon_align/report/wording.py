@@ -8,7 +8,7 @@ from typing import Any
 Report = Mapping[str, Any]
 
 HEADLINES = {
-    "aligned": "PROD is aligned with DEV: nothing was to do",
+    "aligned": "what ran found nothing to change",
     "changed": "PROD was changed as told below",
     "drift": "PROD differs from DEV; nothing was written",
     "decision_needed": "a decision is needed that only a person may take",
@@ -18,10 +18,14 @@ HEADLINES = {
 }
 
 
+# Only a run that looked at all of these can say that PROD is aligned.
+ALIGNING = frozenset({"schema", "data", "embeddings", "templates"})
+
+
 def headline(report: Report) -> str:
     """One sentence for the whole run."""
     words = HEADLINES[report["result"]]
-    if report["result"] == "aligned" and len(report["phases"]) > 1:
+    if report["result"] == "aligned" and ALIGNING <= {phase["name"] for phase in report["phases"]}:
         words = "already aligned: PROD needs nothing, nothing was changed"
     elif report["result"] == "changed" and report["criteria"] and not unmet(report):
         words = "PROD was brought into line with DEV"
