@@ -21,7 +21,7 @@ from .wording import (
 )
 
 COLUMNS = 100
-LINES = 24
+LINES = 32
 
 
 def summary(report: Mapping[str, Any], artifacts: Path) -> str:
