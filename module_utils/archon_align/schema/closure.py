@@ -42,6 +42,8 @@ class Closure:
             elif one.kind not in _DROPPABLE:
                 self.refused[reason] = f"{one} depends on it and cannot be dropped and put back"
                 continue
+            if self._strangers_in_the_way(one, reason):
+                continue
             self.dropped.add(one)
             pending += [
                 (dependent, reason)
@@ -60,6 +62,7 @@ class Closure:
     def retype(self, column: Key) -> None:
         """Drop what the server refuses to change a column's type under; its own default is the column's matter."""
         for one in self._with_children(column):
+            self._strangers_in_the_way(one, column)
             for dependent in sorted(self.current.dependents.get(one, ())):
                 if dependent.kind is Kind.DEFAULT and dependent.part != one.part:
                     self.drop(dependent, column)  # a generated column
@@ -69,6 +72,12 @@ class Closure:
                         self.drop(dependent, column)
                 elif dependent.kind not in _FOLLOWS_TYPE:
                     self.drop(dependent, column)
+
+    def _strangers_in_the_way(self, key: Key, reason: Key) -> bool:
+        names = self.current.strangers.get(key)
+        if names:
+            self.refused[reason] = f"{', '.join(names)} depends on {key}, and is not among what is compared"
+        return bool(names)
 
     def _with_children(self, column: Key) -> list[Key]:
         """The column and the same column of every table that inherits it."""

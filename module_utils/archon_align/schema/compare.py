@@ -29,6 +29,10 @@ from .portable import same_meaning
 
 MISSING = "missing"
 MAINTAIN_SINCE = 170000
+# Kinds that PostgreSQL opens to PUBLIC by itself: where DEV has closed one, PROD's openness is nobody's wish.
+_OPEN_BY_DEFAULT = frozenset({Kind.FUNCTION, Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE})
+# Before this version everybody may create in schema public, unless somebody forbids it.
+_CLOSED_PUBLIC_SINCE = 150000
 # Not compared here: what is compared elsewhere (a table's columns one by one).
 _UNCOMPARED = {
     "key", "columns", "estimated_rows", "constraint", "function", "on_view", "keys", "predicate", "expression", "signature",
@@ -251,7 +255,7 @@ class _Comparer:
                 continue
             yield Difference(desired, f"grant {grant.privilege} to {grant.role}", _grant(grant), "")
         for grant in sorted(found - wanted):
-            withheld = grant.role == PUBLIC and desired.kind is Kind.FUNCTION and not self._has(wanted, grant)
+            withheld = grant.role == PUBLIC and desired.kind in _OPEN_BY_DEFAULT and not self._has(wanted, grant)
             forbidden = (desired, grant.role) in self.desired.forbidden
             if withheld or forbidden:
                 yield Difference(desired, f"grant {grant.privilege} to {grant.role}", "", _grant(grant))
@@ -267,6 +271,9 @@ class _Comparer:
         grants = catalog.grants.get(key, frozenset())
         if min(self.desired.version, self.current.version) < MAINTAIN_SINCE:
             grants = frozenset(grant for grant in grants if grant.privilege != "MAINTAIN")
+        before_15 = [one.version < _CLOSED_PUBLIC_SINCE for one in (self.desired, self.current)]
+        if key.kind is Kind.SCHEMA and any(before_15) and not all(before_15):
+            grants -= {Grant(PUBLIC, "CREATE")}
         return frozenset(grant for grant in grants if grant.role != OWNER)
 
 

@@ -24,7 +24,12 @@ def with_credentials(catalog: Catalog, schema: str) -> Catalog:
     found = catalog.table(table)
     if found is not None:
         closed = {**catalog.objects, table: replace(found, row_security=True)}
-        return replace(catalog, objects=closed, forbidden=frozenset(forbidden))
+        kept = {
+            key: frozenset(grant for grant in catalog.grants[key] if grant.role not in _CLOSED_TO)
+            for key in (table, sequence)
+            if key in catalog.grants
+        }
+        return replace(catalog, objects=closed, grants={**catalog.grants, **kept}, forbidden=frozenset(forbidden))
     made = _objects(catalog, table, sequence)
     return replace(
         catalog,

@@ -114,6 +114,7 @@ class _Reader:
         self._triggers()
         self._policies()
         defaults = self._rows(queries.DEFAULT_GRANTS)
+        depends, strangers = self._depends()
         return Catalog(
             version=self.environment["version"],
             database=self.environment["database"],
@@ -123,7 +124,8 @@ class _Reader:
             comments=self._comments(),
             grants=self._grants(),
             owners=self.owners,
-            depends=self._depends(),
+            depends=depends,
+            strangers=strangers,
             unmodelled=self._unmodelled(defaults),
             roles=frozenset(self.environment["roles"]),
             my_roles=frozenset(self.environment["my_roles"]),
@@ -373,7 +375,8 @@ class _Reader:
         found: dict[Key, set[Grant]] = {key: set() for key in self.owners}
         for row in self._rows(queries.GRANTS):
             key = self._attached_to(row)
-            if key is not None:
+            # An identity's sequence goes with its column, which knows none of a sequence's privileges.
+            if key is not None and (key.kind is not Kind.COLUMN or row["sub"]):
                 found.setdefault(key, set()).add(Grant(row["role"], row["privilege"], row["grantable"]))
         return {key: frozenset(grants) for key, grants in found.items()}
 
@@ -399,15 +402,32 @@ class _Reader:
                     grants.add(Grant(row["role"], row["privilege"], row["grantable"]))
         return {key: frozenset(grants) for key, grants in found.items()}
 
-    def _depends(self) -> dict[Key, frozenset[Key]]:
+    def _depends(self) -> tuple[dict[Key, frozenset[Key]], dict[Key, tuple[str, ...]]]:
         for row in self._rows(queries.REWRITES):
             view = self.keys.get((_CLASS, row["relation"], 0))
             if view is not None:
                 self.keys[_REWRITE, row["oid"], 0] = view
         found: dict[Key, set[Key]] = {}
+        strangers: dict[tuple[int, int, int], set[Key]] = {}
         for row in self._rows(queries.DEPENDS):
-            one = self.keys.get((row["class"], row["oid"], row["sub"]))
+            place = (row["class"], row["oid"], row["sub"])
+            one = self.keys.get(place)
             other = self.keys.get((row["ref_class"], row["ref_oid"], row["ref_sub"]))
-            if one is not None and other is not None and one != other:
+            if other is None or one == other:
+                continue
+            if one is not None:
                 found.setdefault(one, set()).add(other)
-        return {key: frozenset(needed) for key, needed in found.items()}
+            elif row["normal"]:
+                strangers.setdefault(place, set()).add(other)
+        return {key: frozenset(needed) for key, needed in found.items()}, self._strangers(strangers)
+
+    def _strangers(self, strangers: dict[tuple[int, int, int], set[Key]]) -> dict[Key, tuple[str, ...]]:
+        """Objects that are not compared but depend on some that are: nobody here could put them back."""
+        if not strangers:
+            return {}
+        classes, oids, subs = (list(part) for part in zip(*strangers, strict=True))
+        found: dict[Key, set[str]] = {}
+        for row in self.session.rows(queries.DESCRIBE, {"classes": classes, "oids": oids, "subs": subs}):
+            for key in strangers[row["class"], row["oid"], row["sub"]]:
+                found.setdefault(key, set()).add(row["name"])
+        return {key: tuple(sorted(names)) for key, names in found.items()}

@@ -286,7 +286,8 @@ class Available:
 class Catalog:
     """The structure of one database's schemas as one session saw it.
 
-    `depends` maps an object to the objects its definition needs. `default_grants` maps (schema, PostgreSQL's object
+    `depends` maps an object to the objects its definition needs; `strangers` maps one to the names of objects that need it
+    but are outside the schemas or of a kind that is not compared. `default_grants` maps (schema, PostgreSQL's object
     letter) to what a new object of this role is granted by ALTER DEFAULT PRIVILEGES; schema '' is the whole database.
     `forbidden` holds (object, role) pairs for which no grant may exist.
     """
@@ -300,6 +301,7 @@ class Catalog:
     grants: Mapping[Key, frozenset[Grant]] = field(default_factory=dict)
     owners: Mapping[Key, str] = field(default_factory=dict)
     depends: Mapping[Key, frozenset[Key]] = field(default_factory=dict)
+    strangers: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     unmodelled: tuple[Unmodelled, ...] = ()
     roles: frozenset[str] = frozenset()
     my_roles: frozenset[str] = frozenset()

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+from psycopg import errors as pg
 
 from ..context import Context
 from ..database.run_lock import LOCK_KEYS, require_own_lock
 from ..database.session import Session, open_session
-from ..errors import DecisionNeeded
+from ..errors import DecisionNeeded, LockTimeout
 from ..outcome import PhaseOutcome
 from ..plan import Statement
 from ..preservation.proof import Proof
@@ -130,7 +131,17 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
 
     def own_dev() -> None:
         # The run lock lives on PROD; on DEV, runs against several PRODs queue here for the moment.
-        dev.rows("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", LOCK_KEYS)
+        try:
+            dev.rows("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", LOCK_KEYS)
+        except pg.LockNotAvailable as error:
+            raise LockTimeout(
+                "Another run holds DEV.",
+                object_name="DEV archon_credentials",
+                expected=f"the advisory lock within {dev.context.lock_timeout} s",
+                found="held by another session",
+                remedy="Wait until the other run has ended, and run again. Nothing was changed.",
+                code="lock_timeout",
+            ) from error
         require_own_lock(prod)
 
     if planned.dev.statements:

@@ -86,6 +86,7 @@ def _attempt(draft: Draft) -> SchemaPlan:
             draft.refuse("cyclic_need", key, f"needs something that needs it: {error}")
         providing = []
     statements = (*dropping, *draft.opening, *providing)
+    _require_ownership(draft)
     _ask_the_gate(draft, statements)
     findings = (*draft.left.values(), *notes(draft.comparison))
     return SchemaPlan(
@@ -112,7 +113,10 @@ def _choose(draft: Draft) -> None:
             or (isinstance(value, View) and key.kind is Kind.VIEW and not _replaceable(draft, value))
             or (isinstance(value, Function) and not _compatible(draft, value))
         )
-        if replace:
+        found_value = draft.current.objects.get(key)
+        if isinstance(value, Index) and isinstance(found_value, Index) and value.table != found_value.table:
+            draft.refuse("name_taken", key, f"PROD has an index of this name on {found_value.table}")
+        elif replace:
             draft.closure.drop(key)
         elif key.kind is Kind.COLUMN:
             columns.choose(draft, key, aspects)
@@ -178,6 +182,21 @@ def _provide(draft: Draft, key: Key, aspects: dict[str, Difference]) -> None:
         text = draft.writer.comment(key, draft.desired.comments[key])
         node.statements.append(draft.statement(text, key, f"comment on {key}"))
     change_grants(draft, node, aspects)
+
+
+def _require_ownership(draft: Draft) -> None:
+    """Only owners may alter and drop; a member of the owner is one."""
+    for key in sorted(draft.nodes.keys() | draft.closure.dropped):
+        value = draft.current.objects.get(key)
+        owned = value.table if isinstance(value, Index) else key
+        if key.kind in (Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
+            owned = key.table
+        owner = draft.current.owners.get(owned)
+        if owner is not None and owner not in draft.current.my_roles and owned.kind is not Kind.SCHEMA:
+            remedy = f"Connect as a member of {owner}, or give {owned} to {draft.current.me}; nothing was changed."
+            draft.refuse(
+                "not_owner", owned, f"it belongs to {owner}, and {draft.current.me} is no member of that role", remedy
+            )
 
 
 def _ask_the_gate(draft: Draft, statements: tuple[Statement, ...]) -> None:

@@ -187,7 +187,7 @@ FROM held h CROSS JOIN LATERAL aclexplode(h.acl) x WHERE x.grantee <> h.owner
 """
 
 DEFAULT_GRANTS: LiteralString = """
-SELECT coalesce(n.nspname, '')::text AS schema, d.defaclobjtype::text AS type, d.defaclrole::regrole::text AS grantor, d.defaclrole = current_user::regrole AS mine,
+SELECT coalesce(n.nspname, '')::text AS schema, d.defaclobjtype::text AS type, d.defaclrole::regrole::text AS grantor, d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user) AS mine,
        CASE WHEN x.grantee = 0 THEN 'PUBLIC' WHEN x.grantee = d.defaclrole THEN '«owner»' ELSE pg_get_userbyid(x.grantee)::text END AS role, x.privilege_type::text AS privilege, x.is_grantable AS grantable
 FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace LEFT JOIN LATERAL aclexplode(d.defaclacl) x ON true
 WHERE n.nspname IS NULL OR n.nspname = ANY(%(schemas)s)
@@ -199,9 +199,13 @@ WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2606, 2620, 3256, 2615)
 """
 
 DEPENDS: LiteralString = """
-SELECT classid::bigint AS class, objid::bigint AS oid, objsubid AS sub, refclassid::bigint AS ref_class, refobjid::bigint AS ref_oid, refobjsubid AS ref_sub
-FROM pg_depend WHERE objid >= 16384 AND (refobjid >= 16384) AND deptype IN ('n', 'a', 'i', 'P', 'S') AND classid IN (1259, 1255, 1247, 2606, 2604, 2618, 2620, 3256)
-  AND refclassid IN (1259, 1255, 1247, 2606, 3079) AND %(schemas)s::text[] IS NOT NULL
+SELECT classid::bigint AS class, objid::bigint AS oid, objsubid AS sub, refclassid::bigint AS ref_class, refobjid::bigint AS ref_oid, refobjsubid AS ref_sub, deptype = 'n' AS normal
+FROM pg_depend WHERE objid >= 16384 AND refobjid >= 16384 AND deptype IN ('n', 'a', 'i', 'P', 'S') AND refclassid IN (1259, 1255, 1247, 2606) AND %(schemas)s::text[] IS NOT NULL
+"""
+
+DESCRIBE: LiteralString = """
+SELECT class, oid, sub, pg_describe_object(class::oid, oid::oid, sub) AS name
+FROM ROWS FROM (unnest(%(classes)s::bigint[]), unnest(%(oids)s::bigint[]), unnest(%(subs)s::int[])) AS found (class, oid, sub)
 """
 
 REWRITES: LiteralString = """
