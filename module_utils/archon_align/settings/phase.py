@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 from psycopg import errors as pg
@@ -34,6 +35,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     values = wanted(options)
     with open_session(context, context.prod) as prod, open_session(context, context.dev) as dev:
         plan = _refusals_told(prod, lambda: _inspect_prod(prod, values))
+        if context.check and not plan.stores[1].columns:
+            plan = _refusals_told(dev, lambda: _foreseen(plan, dev, values))
         dev_plan = _refusals_told(dev, lambda: _inspect_dev(dev, values))
         proofs: list[Proof] = []
         if not context.check:
@@ -45,8 +48,6 @@ def run(context: Context, options: Options) -> PhaseOutcome:
                 plan, proofs = _apply(prod, _inspect_prod, values, holder=prod)
         credentials, settings = plan.stores
         (dev_credentials,) = dev_plan.stores
-        if context.check:
-            _require(settings)
     changes = (*dev_plan.changes, *plan.changes)
     status: Status = "aligned" if not changes else "drift" if context.check else "changed"
     return PhaseOutcome(
@@ -68,6 +69,15 @@ def _inspect_prod(session: Session, values: Wanted) -> DatabasePlan:
         read(session, SETTINGS, {*values.settings, *CONTEXT_KEYS}),
         values,
     )
+
+
+def _foreseen(plan: DatabasePlan, dev: Session, values: Wanted) -> DatabasePlan:
+    """The plan for a PROD whose settings table the schema phase will have made, empty, as DEV has it."""
+    credentials, settings = plan.stores
+    model = read(dev, SETTINGS, ())
+    if not model.columns:
+        _require(settings)
+    return plan_prod(credentials, replace(settings, columns=model.columns), values)
 
 
 def _inspect_dev(session: Session, values: Wanted) -> DatabasePlan:

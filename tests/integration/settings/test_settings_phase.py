@@ -122,6 +122,20 @@ def test_a_run_before_the_schema_phase_says_so_and_changes_nothing(
     assert stored(prod, "archon_credentials") == {}
 
 
+def test_check_mode_foresees_the_settings_table_that_only_dev_has_yet(
+    new_database: Callable[[str], str], make_context: Callable[..., Context], hold_run_lock: Callable
+) -> None:
+    prod, dev = new_database(), new_database(CREDENTIALS + SETTINGS)
+    predicted = phase.run(make_context(prod, dev, check=True, phase="data"), options())
+    assert predicted.status == "drift"
+
+    with psycopg.connect(prod) as owner:  # what the schema phase does
+        owner.execute(CREDENTIALS + SETTINGS[: SETTINGS.index("INSERT")])
+    hold_run_lock(prod)
+    done = phase.run(make_context(prod, dev, phase="data"), options())
+    assert [statement.sql for statement in done.statements] == [statement.sql for statement in predicted.statements]
+
+
 @pytest.mark.parametrize("check", [True, False])
 def test_no_settings_table_is_a_clear_error_in_both_modes(
     new_database: Callable[[str], str], make_context: Callable[..., Context], *, check: bool
