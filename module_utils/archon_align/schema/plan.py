@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pglast.parser import ParseError, parse_sql_protobuf
+
 from ..database import gate
 from ..database.target import Table as TableName
 from ..database.transaction import LockMode
@@ -200,16 +202,20 @@ def _require_ownership(draft: Draft) -> None:
 
 
 def _ask_the_gate(draft: Draft, statements: tuple[Statement, ...]) -> None:
-    """What the execution gate would refuse is refused now, before anything runs."""
+    """What the execution gate would refuse is refused now, before anything runs.
+
+    The gate looks at every statement again when it is executed; here it is asked about those that name a protected table,
+    and of the others only whether its grammar can read them, which is ten times as fast.
+    """
     protected = frozenset((key.schema, key.name) for key in draft.protected)
+    names = {name for _, name in protected} | {name.replace('"', '""') for _, name in protected}
     for statement in statements:
         try:
-            gate.inspect(
-                statement.sql,
-                read_only=False,
-                protected=protected,
-                proves_values=statement.proves_values,
-            )
-        except GateRefused as error:
-            message = f"{statement.summary}: {error.object_name}"
+            if any(name in statement.sql for name in names):
+                gate.inspect(statement.sql, read_only=False, protected=protected, proves_values=statement.proves_values)
+            else:
+                parse_sql_protobuf(statement.sql)
+        except (GateRefused, ParseError) as error:
+            reason = error.object_name if isinstance(error, GateRefused) else f"cannot be read: {error}"
+            message = f"{statement.summary}: {reason}"
             draft.refused.append(Finding("gate_refused", "error", statement.object, message, DECIDE))

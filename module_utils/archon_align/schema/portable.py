@@ -40,8 +40,8 @@ class Portable:
             for schema, name, extension in members
             if schema != "pg_catalog" and (schema, name) not in taken
         }
-        self._schemas = {schema for schema, _ in self._members}
-        self._hints = tuple(f"{schema}" for schema in self._schemas)
+        # Most text names no such schema: asked first, as it stands inside quotes or outside.
+        self._hints = {schema.replace('"', '""') for schema, _ in self._members}
 
     def __call__(self, text: str) -> str:
         if not any(hint in text for hint in self._hints):
