@@ -35,8 +35,8 @@ _OPEN_BY_DEFAULT = frozenset({Kind.FUNCTION, Kind.ENUM, Kind.DOMAIN, Kind.COMPOS
 _CLOSED_PUBLIC_SINCE = 150000
 # Not compared here: what is compared elsewhere (a table's columns one by one).
 _UNCOMPARED = {
-    "key", "columns", "estimated_rows", "constraint", "function", "on_view", "keys", "predicate", "expression", "signature",
-    "kind", "defaults", "language", "base", "identity_sequence", "inherited", "nulls_equal", "method", "unique", "references",
+    "key", "columns", "estimated_rows", "keys", "predicate", "expression", "signature",
+    "kind", "defaults", "base", "identity_sequence", "inherited", "nulls_equal", "method", "unique", "references",
     "referenced_columns", "validated", "attributes", "version", "schema",
 }  # fmt: skip
 _TEXTS = {"definition", "default", "using", "check", "bound", "partition_key"}
@@ -71,10 +71,6 @@ class Comparison:
     extra: frozenset[Key]
     renamed: dict[Key, Key]
     vector_indexes: bool
-
-    def of(self, key: Key) -> dict[str, Difference]:
-        """The differences of one object by aspect."""
-        return {found.aspect: found for found in self.differences if found.key == key}
 
 
 def compare(desired: Catalog, current: Catalog, *, vector_indexes: bool = True) -> Comparison:
@@ -284,7 +280,7 @@ def _grant(grant: Grant) -> str:
 def _identity(value: Object) -> tuple[object, ...] | None:
     """What makes a constraint or index the same under another name."""
     if isinstance(value, Constraint):
-        return ("constraint", value.key.table, value.definition)
+        return (value.key.table, value.definition)
     if isinstance(value, Index) and value.valid:
         return ("index", value.table, value.unique, value.definition)
     return None

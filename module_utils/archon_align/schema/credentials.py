@@ -76,7 +76,7 @@ def _objects(catalog: Catalog, table: Key, sequence: Key) -> list[Object]:
         text = (
             f"CREATE TRIGGER {name} BEFORE UPDATE ON {schema}.{TABLE} FOR EACH ROW EXECUTE FUNCTION {schema}.{TOUCH}()"
         )
-        made.append(Trigger(Key(Kind.TRIGGER, schema, TABLE, name), text, function=f"{schema}.{TOUCH}"))
+        made.append(Trigger(Key(Kind.TRIGGER, schema, TABLE, name), text))
     return made + [_policy_like(policy, table) for policy in _policies(catalog, schema)]
 
 

@@ -190,7 +190,6 @@ class Function:
     definition: str
     signature: tuple[str, ...]
     defaults: int = 0
-    language: str = "sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +210,6 @@ class Trigger:
     key: Key
     definition: str
     enabled: str = "O"
-    constraint: bool = False
-    function: str = ""
-    on_view: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,9 +134,9 @@ WHERE n.nspname = ANY(%(schemas)s) AND t.typtype IN ('e', 'd', 'c') AND """ + _n
 
 FUNCTIONS: LiteralString = """
 SELECT p.oid::bigint, n.nspname::text AS schema, p.proname::text AS name, oidvectortypes(p.proargtypes) AS arguments, p.prokind::text AS kind,
-       pg_get_functiondef(p.oid) AS definition, pg_get_userbyid(p.proowner)::text AS owner, l.lanname::text AS language, p.pronargdefaults::int AS defaults,
+       pg_get_functiondef(p.oid) AS definition, pg_get_userbyid(p.proowner)::text AS owner, p.pronargdefaults::int AS defaults,
        ARRAY[p.prokind::text, coalesce(pg_get_function_result(p.oid), ''), coalesce(p.proargnames::text, ''), coalesce(p.proargmodes::text, '')] AS signature
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('f', 'p')
   AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i') AND """ + _not_of_extension(
     "pg_proc", "p.oid"
@@ -155,10 +155,9 @@ LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE n.nspname = ANY(%(schemas)s) AND """ + _not_of_extension("pg_class", "c.oid")
 
 TRIGGERS: LiteralString = """
-SELECT g.oid::bigint, n.nspname::text AS schema, c.relname::text AS relation, c.relkind::text AS relation_kind, g.tgname::text AS name, pg_get_triggerdef(g.oid) AS definition,
-       g.tgenabled::text AS enabled, g.tgconstraint <> 0 AS is_constraint, pn.nspname || '.' || p.proname AS function
+SELECT g.oid::bigint, n.nspname::text AS schema, c.relname::text AS relation, g.tgname::text AS name, pg_get_triggerdef(g.oid) AS definition,
+       g.tgenabled::text AS enabled
 FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
 WHERE n.nspname = ANY(%(schemas)s) AND NOT g.tgisinternal AND g.tgparentid = 0
 """
 

@@ -1,0 +1,82 @@
+"""What surrounds the objects: comments, grants, dependencies, and kinds that are only named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from . import queries
+from .model import OWNER, Grant, Key, Kind, Unmodelled
+from .reading import Class, Reading, Row
+
+_DEFAULTS = {"r": "tables", "S": "sequences", "f": "functions", "T": "types", "n": "schemas", "L": "large objects"}
+
+
+def comments(reading: Reading) -> dict[Key, str]:
+    found = ((reading.attached_to(row), row["text"]) for row in reading.rows(queries.COMMENTS))
+    return {key: text for key, text in found if key is not None and key.kind is not Kind.DEFAULT}
+
+
+def grants(reading: Reading) -> dict[Key, frozenset[Grant]]:
+    found: dict[Key, set[Grant]] = {key: set() for key in reading.owners}
+    for row in reading.rows(queries.GRANTS):
+        key = reading.attached_to(row)
+        # An identity's sequence goes with its column, which knows none of a sequence's privileges.
+        if key is not None and (key.kind is not Kind.COLUMN or row["sub"]):
+            found.setdefault(key, set()).add(Grant(row["role"], row["privilege"], row["grantable"]))
+    return {key: frozenset(grants) for key, grants in found.items()}
+
+
+def unmodelled(reading: Reading, defaults: Iterable[Row]) -> tuple[Unmodelled, ...]:
+    found = {Unmodelled(row["kind"], row["name"]) for row in reading.rows(queries.UNMODELLED)}
+    privileges: dict[tuple[str, str, str], set[str]] = {}
+    for row in defaults:
+        if row["privilege"] not in (None, "MAINTAIN") and row["role"] != OWNER:
+            place = (_DEFAULTS[row["type"]], row["schema"] or "any schema", row["role"])
+            privileges.setdefault(place, set()).add(row["privilege"])
+    found |= {
+        Unmodelled("default privileges", f"{', '.join(sorted(names))} on {what} in {where} to {role}")
+        for (what, where, role), names in privileges.items()
+    }
+    return tuple(sorted(found))
+
+
+def default_grants(rows: Iterable[Row]) -> dict[tuple[str, str], frozenset[Grant]]:
+    found: dict[tuple[str, str], set[Grant]] = {}
+    for row in rows:
+        if row["mine"]:
+            grants = found.setdefault((row["schema"], row["type"]), set())
+            if row["privilege"] is not None and row["role"] != OWNER:
+                grants.add(Grant(row["role"], row["privilege"], row["grantable"]))
+    return {key: frozenset(grants) for key, grants in found.items()}
+
+
+def dependencies(reading: Reading) -> tuple[dict[Key, frozenset[Key]], dict[Key, tuple[str, ...]]]:
+    for row in reading.rows(queries.REWRITES):
+        view = reading.keys.get((Class.CLASS, row["relation"], 0))
+        if view is not None:
+            reading.keys[Class.REWRITE, row["oid"], 0] = view
+    found: dict[Key, set[Key]] = {}
+    strangers: dict[tuple[int, int, int], set[Key]] = {}
+    for row in reading.rows(queries.DEPENDS):
+        place = (row["class"], row["oid"], row["sub"])
+        one = reading.keys.get(place)
+        other = reading.keys.get((row["ref_class"], row["ref_oid"], row["ref_sub"]))
+        if other is None or one == other:
+            continue
+        if one is not None:
+            found.setdefault(one, set()).add(other)
+        elif row["normal"]:
+            strangers.setdefault(place, set()).add(other)
+    return {key: frozenset(needed) for key, needed in found.items()}, _described(reading, strangers)
+
+
+def _described(reading: Reading, strangers: dict[tuple[int, int, int], set[Key]]) -> dict[Key, tuple[str, ...]]:
+    """Objects that are not compared but depend on some that are: nobody here could put them back."""
+    if not strangers:
+        return {}
+    classes, oids, subs = (list(part) for part in zip(*strangers, strict=True))
+    found: dict[Key, set[str]] = {}
+    for row in reading.session.rows(queries.DESCRIBE, {"classes": classes, "oids": oids, "subs": subs}):
+        for key in strangers[row["class"], row["oid"], row["sub"]]:
+            found.setdefault(key, set()).add(row["name"])
+    return {key: tuple(sorted(names)) for key, names in found.items()}
