@@ -21,41 +21,7 @@ attributes:
   idempotent:
     description: Nothing is ever changed.
     support: full
-options:
-  run_id:
-    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
-    type: str
-    required: true
-  artifacts_dir:
-    description: The run's folder for artifacts.
-    type: path
-    required: true
-  prod_dsn:
-    description: libpq URI or key=value string of PROD.
-    type: str
-    required: true
-  dev_dsn:
-    description: libpq URI or key=value string of DEV.
-    type: str
-    required: true
-  schema_names:
-    description: The schemas that are compared. Archon's tables are in the first.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables to protect besides those that always are.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds one statement may take.
-    type: float
-    default: 300.0
+extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
 """

@@ -26,40 +26,6 @@ attributes:
     description: A backup never changes a database, so C(changed) is always false. Every run takes its own.
     support: full
 options:
-  run_id:
-    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
-    type: str
-    required: true
-  artifacts_dir:
-    description: The run's folder for artifacts.
-    type: path
-    required: true
-  prod_dsn:
-    description: libpq URI or key=value string of PROD.
-    type: str
-    required: true
-  dev_dsn:
-    description: libpq URI or key=value string of DEV. The backup does not connect to it.
-    type: str
-    required: true
-  schema_names:
-    description: The schemas to back up, whole.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables to protect besides those that always are.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds one statement may take elsewhere. Here O(timeout) holds.
-    type: float
-    default: 300.0
   pg_dump:
     description: Path of the C(pg_dump) to use, not older than the server. Empty means the bundled one (PostgreSQL 18).
     type: str
@@ -72,6 +38,7 @@ options:
     description: MiB to leave free on the disks of the artifacts and of temporary files.
     type: int
     default: 200
+extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
 """

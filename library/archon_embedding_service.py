@@ -21,55 +21,23 @@ attributes:
     description: Never changes anything.
     support: full
 options:
-  base_url:
-    description: The service's OpenAI-compatible address. A bare host gets C(/v1).
-    type: str
-    required: true
-  model:
-    description: The model's name as the service knows it.
-    type: str
-    required: true
-  dimensions:
-    description: The length that the model's vectors must have, in numbers.
-    type: int
-    required: true
-  timeout:
-    description: Seconds one request may take.
-    type: float
-    default: 60.0
-  token_file:
-    description: A file of mode 0600 with the bearer token that the service wants, on the host that the task runs on.
-    type: path
   run_id:
     description: The run, as the module archon_run returned it. Needed with O(prod_dsn).
     type: str
+    required: false
   artifacts_dir:
     description: The run's folder for artifacts. Needed with O(prod_dsn).
     type: path
+    required: false
   prod_dsn:
     description: libpq URI or key=value string of PROD, to compare dimensions.
     type: str
+    required: false
   dev_dsn:
     description: libpq URI or key=value string of DEV. Needed with O(prod_dsn).
     type: str
-  schema_names:
-    description: The schemas that are aligned.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables to protect besides those that always are.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a database connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds one statement may take.
-    type: float
-    default: 300.0
+    required: false
+extends_documentation_fragment: [archon_phase, archon_service]
 author:
   - archon-align maintainers
 """
@@ -127,7 +95,13 @@ try:
     from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
 except ImportError as error:  # httpx and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    SERVICE_OPTIONS,
+    context_of,
+    finish,
+    require_libraries,
+)
 
 DATABASE_OPTIONS = ("run_id", "artifacts_dir", "prod_dsn", "dev_dsn")
 
@@ -137,11 +111,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             **shared,
-            "base_url": {"type": "str", "required": True},
-            "model": {"type": "str", "required": True},
-            "dimensions": {"type": "int", "required": True},
-            "timeout": {"type": "float", "default": 60.0},
-            "token_file": {"type": "path", "no_log": False},
+            **SERVICE_OPTIONS,
         },
         required_by={"prod_dsn": [name for name in DATABASE_OPTIONS if name != "prod_dsn"]},
         supports_check_mode=True,
@@ -151,13 +121,7 @@ def main():
     finish(
         module,
         lambda: service.probe(
-            Endpoint.of(
-                options["base_url"],
-                options["model"],
-                options["dimensions"],
-                timeout=options["timeout"],
-                token_file=options["token_file"] or "",
-            ),
+            Endpoint.of(**{name: options[name] for name in SERVICE_OPTIONS}),
             context_of(module, "embeddings") if options["prod_dsn"] else None,
         ).as_result(),
     )

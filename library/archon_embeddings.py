@@ -24,59 +24,6 @@ attributes:
     description: Rows that have an embedding are never touched; a second run changes nothing.
     support: full
 options:
-  run_id:
-    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
-    type: str
-    required: true
-  artifacts_dir:
-    description: The run's folder for artifacts.
-    type: path
-    required: true
-  prod_dsn:
-    description: libpq URI or key=value string of PROD.
-    type: str
-    required: true
-  dev_dsn:
-    description: libpq URI or key=value string of DEV.
-    type: str
-    required: true
-  schema_names:
-    description: The schemas that are aligned. Archon's tables are in the first that has them.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables to protect besides those that always are.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a database connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds one statement may take.
-    type: float
-    default: 300.0
-  base_url:
-    description: The embedding service's OpenAI-compatible address. A bare host gets C(/v1).
-    type: str
-    required: true
-  model:
-    description: The model's name as the service knows it.
-    type: str
-    required: true
-  dimensions:
-    description: Length of the model's vectors and of the C(embedding) columns, in numbers.
-    type: int
-    required: true
-  timeout:
-    description: Seconds one embedding request may take.
-    type: float
-    default: 60.0
-  token_file:
-    description: A file of mode 0600 with the bearer token that the service wants, on the host that the task runs on.
-    type: path
   batch_texts:
     description: Texts in one request, at most.
     type: int
@@ -101,6 +48,7 @@ options:
     description: Seconds without a finished batch after which the module gives up, resumable.
     type: float
     default: 300.0
+extends_documentation_fragment: [archon_phase, archon_service]
 author:
   - archon-align maintainers
 """
@@ -182,7 +130,13 @@ try:
     from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    SERVICE_OPTIONS,
+    context_of,
+    finish,
+    require_libraries,
+)
 
 OWN = {
     "batch_texts": {"type": "int", "default": 64},
@@ -198,11 +152,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             **PHASE_OPTIONS,
-            "base_url": {"type": "str", "required": True},
-            "model": {"type": "str", "required": True},
-            "dimensions": {"type": "int", "required": True},
-            "timeout": {"type": "float", "default": 60.0},
-            "token_file": {"type": "path", "no_log": False},
+            **SERVICE_OPTIONS,
             **OWN,
         },
         supports_check_mode=True,
@@ -211,13 +161,7 @@ def main():
     options = module.params
 
     def work():
-        endpoint = Endpoint.of(
-            options["base_url"],
-            options["model"],
-            options["dimensions"],
-            timeout=options["timeout"],
-            token_file=options["token_file"] or "",
-        )
+        endpoint = Endpoint.of(**{name: options[name] for name in SERVICE_OPTIONS})
         chosen = phase.Options(endpoint, **{name: options[name] for name in OWN})
         return phase.run(context_of(module, "embeddings"), chosen).as_result()
 

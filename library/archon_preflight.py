@@ -12,40 +12,6 @@ description:
     writable, no transaction-mode pooler), at pg_dump, at the disk and at the embedding service, and changes nothing.
   - All problems are told together in one failure, each with object, expectation, finding and remedy.
 options:
-  run_id:
-    description: The run's id, from M(archon_run).
-    type: str
-    required: true
-  artifacts_dir:
-    description: The run's artifacts folder, from M(archon_run).
-    type: path
-    required: true
-  prod_dsn:
-    description: How to connect to PROD, as a URI or libpq key=value pairs.
-    type: str
-    required: true
-  dev_dsn:
-    description: How to connect to DEV, as a URI or libpq key=value pairs.
-    type: str
-    required: true
-  schema_names:
-    description: The schemas to be aligned.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables protected besides the four that always are; a bare name means the first schema.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds a statement may take. Preflight itself never waits longer than 30.
-    type: float
-    default: 300.0
   min_version:
     description: The oldest PostgreSQL major version that is accepted.
     type: int
@@ -75,6 +41,7 @@ options:
     type: list
     elements: dict
     default: []
+extends_documentation_fragment: [archon_phase]
 attributes:
   check_mode:
     support: full

@@ -26,44 +26,11 @@ attributes:
     description: A second run finds no difference and executes nothing.
     support: full
 options:
-  run_id:
-    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
-    type: str
-    required: true
-  artifacts_dir:
-    description: The run's folder for artifacts.
-    type: path
-    required: true
-  prod_dsn:
-    description: libpq URI or key=value string of PROD. The role must own the objects that change.
-    type: str
-    required: true
-  dev_dsn:
-    description: libpq URI or key=value string of DEV, the model. Only C(archon_credentials) is ever written there.
-    type: str
-    required: true
-  schema_names:
-    description: The schemas to compare and align. C(archon_credentials) belongs to the first.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables to protect besides those that always are. They are only added to and widened.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds a single statement may run.
-    type: float
-    default: 300.0
   credentials:
     description: Whether C(archon_credentials) belongs to the desired structure of both databases.
     type: bool
     default: true
+extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
 """

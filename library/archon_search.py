@@ -23,59 +23,6 @@ attributes:
     description: A good index is left alone; a second run changes nothing.
     support: full
 options:
-  run_id:
-    description: The run, as the module archon_run returned it (C(YYYYMMDD-HHMMSS-xxxxxx), with C(-check) in check mode).
-    type: str
-    required: true
-  artifacts_dir:
-    description: The run's folder for artifacts.
-    type: path
-    required: true
-  prod_dsn:
-    description: libpq URI or key=value string of PROD.
-    type: str
-    required: true
-  dev_dsn:
-    description: libpq URI or key=value string of DEV.
-    type: str
-    required: true
-  schema_names:
-    description: The schemas that are aligned. Archon's tables are in the first that has them.
-    type: list
-    elements: str
-    default: [public]
-  protected_tables:
-    description: Tables to protect besides those that always are.
-    type: list
-    elements: str
-    default: []
-  connect_timeout:
-    description: Seconds to wait for a database connection.
-    type: float
-    default: 10.0
-  statement_timeout:
-    description: Seconds one statement may take.
-    type: float
-    default: 300.0
-  base_url:
-    description: The embedding service's OpenAI-compatible address. A bare host gets C(/v1).
-    type: str
-    required: true
-  model:
-    description: The model's name as the service knows it.
-    type: str
-    required: true
-  dimensions:
-    description: Length of the model's vectors and of the C(embedding) columns, in numbers.
-    type: int
-    required: true
-  timeout:
-    description: Seconds one embedding request may take.
-    type: float
-    default: 60.0
-  token_file:
-    description: A file of mode 0600 with the bearer token that the service wants, on the host that the task runs on.
-    type: path
   queries_file:
     description:
       - A JSON file on the host that the task runs on. It holds an object with the lists C(pages) and C(code_examples) of
@@ -99,6 +46,7 @@ options:
     description: Seconds that a concurrent build may take.
     type: float
     default: 3600.0
+extends_documentation_fragment: [archon_phase, archon_service]
 author:
   - archon-align maintainers
 """
@@ -185,7 +133,13 @@ try:
     from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    SERVICE_OPTIONS,
+    context_of,
+    finish,
+    require_libraries,
+)
 
 OWN = {
     "queries_file": {"type": "str", "default": ""},
@@ -200,11 +154,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             **PHASE_OPTIONS,
-            "base_url": {"type": "str", "required": True},
-            "model": {"type": "str", "required": True},
-            "dimensions": {"type": "int", "required": True},
-            "timeout": {"type": "float", "default": 60.0},
-            "token_file": {"type": "path", "no_log": False},
+            **SERVICE_OPTIONS,
             **OWN,
         },
         supports_check_mode=True,
@@ -213,13 +163,7 @@ def main():
     options = module.params
 
     def work():
-        endpoint = Endpoint.of(
-            options["base_url"],
-            options["model"],
-            options["dimensions"],
-            timeout=options["timeout"],
-            token_file=options["token_file"] or "",
-        )
+        endpoint = Endpoint.of(**{name: options[name] for name in SERVICE_OPTIONS})
         chosen = search_phase.Options(endpoint, **{name: options[name] for name in OWN})
         return search_phase.run(context_of(module, "embeddings"), chosen).as_result()
 

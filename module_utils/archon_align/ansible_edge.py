@@ -23,6 +23,14 @@ PHASE_OPTIONS: dict[str, dict[str, Any]] = {
     "statement_timeout": {"type": "float", "default": 300.0},
 }
 
+SERVICE_OPTIONS: dict[str, dict[str, Any]] = {
+    "base_url": {"type": "str", "required": True},
+    "model": {"type": "str", "required": True},
+    "dimensions": {"type": "int", "required": True},
+    "timeout": {"type": "float", "default": 60.0},
+    "token_file": {"type": "path", "no_log": False},
+}
+
 
 def context_of(module: AnsibleModule, phase: str) -> Any:
     """The core's Context from a module's shared options. Protected tables can only be added to."""

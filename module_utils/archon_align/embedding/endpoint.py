@@ -89,7 +89,7 @@ class Endpoint:
     token: str = field(default="", repr=False)
 
     @classmethod
-    def of(cls, base_url: str, model: str, dimensions: int, *, timeout: float, token_file: str = "") -> Self:
+    def of(cls, base_url: str, model: str, dimensions: int, *, timeout: float, token_file: str | None = None) -> Self:
         """The endpoint with the token read from `token_file`, if one is named. Raises AlignError."""
         token = read_token(token_file) if token_file else ""
         return cls(base_url, model, dimensions, timeout=timeout, token=token)
