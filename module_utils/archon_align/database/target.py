@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from psycopg import sql
+if TYPE_CHECKING:
+    from psycopg import sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,9 @@ class Table:
 
     @property
     def identifier(self) -> sql.Identifier:
+        # Who only names a database (the start of a run, the report) need not load the driver.
+        from psycopg import sql
+
         return sql.Identifier(self.schema, self.name)
 
     def __str__(self) -> str:

@@ -139,18 +139,6 @@ def middle_sentence(content: str) -> str:
     return content[start : start + _SENTENCE.stop // 2].strip()
 
 
-def function_schema(session: Session, kind: Kind) -> str | None:
-    """The schema of Archon's search function of this kind, or None when no schema of the run has it."""
-    rows = session.rows(
-        "SELECT n.nspname AS schema FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
-        " WHERE p.proname = %s AND n.nspname = ANY (%s::text[])"
-        " AND p.proargnames @> ARRAY['query_embedding', 'match_count']",
-        (kind.function, list(session.context.schemas)),
-    )
-    there = {row["schema"] for row in rows}
-    return next((schema for schema in session.context.schemas if schema in there), None)
-
-
 def prove(
     session: Session, queries: Sequence[Query], schemas: Mapping[str, str], embed: Callable[[Sequence[str]], Vectors]
 ) -> Proof:

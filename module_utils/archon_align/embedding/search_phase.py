@@ -26,8 +26,8 @@ from .client import EmbeddingClient
 from .endpoint import Endpoint
 from .failures import SearchBroken
 from .quarantine import PatientClient
-from .search import RESULTS, Proof, Query, function_schema, prove, read_queries, sampled_queries
-from .tables import KINDS, EmbeddedTable, VectorType, find_table, vector_type
+from .search import RESULTS, Proof, Query, prove, read_queries, sampled_queries
+from .tables import KINDS, EmbeddedTable, VectorType, find_table, function_schema, vector_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,3 +146,15 @@ def find_table(session: Session, kind: Kind, vector: VectorType | None) -> Embed
 def server_words(error: psycopg.Error) -> str:
     """A server's message on one line."""
     return " ".join((error.diag.message_primary or str(error)).split())
+
+
+def function_schema(session: Session, kind: Kind) -> str | None:
+    """The schema of Archon's search function of this kind, or None when no schema of the run has it."""
+    rows = session.rows(
+        "SELECT n.nspname AS schema FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE p.proname = %s AND n.nspname = ANY (%s::text[])"
+        " AND p.proargnames @> ARRAY['query_embedding', 'match_count']",
+        (kind.function, list(session.context.schemas)),
+    )
+    there = {row["schema"] for row in rows}
+    return next((schema for schema in session.context.schemas if schema in there), None)

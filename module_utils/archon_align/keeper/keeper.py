@@ -17,7 +17,8 @@ from ..findings import Finding
 from ..preflight.pooler import require_own_backend
 from .assignment import Assignment
 from .events import EventLog
-from .lock import PATIENCE, active_run, another_run, end_remains, open_keeper_session, take_lock
+from .lock import active_run, another_run, end_remains, open_keeper_session, take_lock
+from .patience import PATIENCE
 from .playbook import Playbook
 from .sessions import KEEPER_PHASE, end_sessions, run_sessions
 

@@ -15,11 +15,9 @@ from ..database.session import Session, open_session, parse_dsn
 from ..database.target import Target
 from ..errors import AlignError
 from ..findings import Finding
+from .patience import REMAINS_SECONDS
 from .sessions import KEEPER_PHASE, RunSession, end_sessions, tell_to_end
 
-# A run that was just killed or has just ended is being tidied up by its keeper: that takes two seconds at most.
-PATIENCE = 3.0
-REMAINS_SECONDS = 10.0
 _STATEMENT_TIMEOUT = 5.0
 # The server's own keepalives (they need no privilege, a local socket ignores them): without them a lock whose machine
 # lost its power would outlive it by hours.

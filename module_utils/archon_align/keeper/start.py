@@ -20,7 +20,7 @@ import orjson
 from ..context import CHECK_SUFFIX, PROTECTED_TABLES
 from ..errors import AlignError
 from .assignment import Assignment
-from .lock import PATIENCE, REMAINS_SECONDS
+from .patience import PATIENCE, REMAINS_SECONDS
 from .playbook import find_playbook
 
 LATEST = "latest"

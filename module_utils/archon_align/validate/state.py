@@ -11,8 +11,7 @@ from psycopg import sql
 from ..database.session import Session
 from ..database.target import Table
 from ..database.transaction import existing
-from ..embedding.search import function_schema
-from ..embedding.tables import KINDS, EmbeddedTable, VectorType, find_table, vector_type
+from ..embedding.tables import KINDS, EmbeddedTable, VectorType, find_table, function_schema, vector_type
 from ..embedding.work import Work, survey
 from ..errors import AlignError
 from ..findings import Finding
