@@ -30,9 +30,9 @@ def make_world(sides: tuple[Side, Side], tmp_path: Path) -> Callable[..., World]
 
     def make(dev_sql: str, prod_sql: str, schema: str = "") -> World:
         dev, prod = sides
-        name = schema or f'case {next(_numbers)} "ü"'
+        name = schema or f'world {next(_numbers)} "ü"'
         dev.run(name, dev_sql)
         prod.run(name, prod_sql)
-        return World(dev, prod, name, tmp_path / "artifacts")
+        return World(dev, prod, (name,), tmp_path / "artifacts")
 
     return make

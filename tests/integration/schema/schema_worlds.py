@@ -128,12 +128,16 @@ def _options_sorted(line: str) -> str:
 
 @dataclass(frozen=True)
 class World:
-    """DEV and PROD of one test, in a schema of its own on databases that tests share."""
+    """DEV and PROD of one test, in schemas of its own on databases that tests share."""
 
     dev: Side
     prod: Side
-    schema: str
+    schemas: tuple[str, ...]
     artifacts: Path
+
+    @property
+    def schema(self) -> str:
+        return self.schemas[0]
 
     def context(self, *, check: bool = False, protected: tuple[str, ...] = ()) -> Context:
         return Context(
@@ -141,7 +145,7 @@ class World:
             prod=Target("PROD", self.prod.dsn),
             dev=Target("DEV", self.dev.dsn),
             phase="schema",
-            schemas=(self.schema,),
+            schemas=self.schemas,
             protected_names=protected,
         )
 

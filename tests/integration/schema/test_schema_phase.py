@@ -65,7 +65,7 @@ def pair(server: EmbeddedServer, tmp_path: Path) -> Iterator[Callable[[str, str]
         dev, prod = whole(server, "whole_dev", dev_sql), whole(server, "whole_prod", prod_sql)
         holding.append(held(prod.dsn))
         next(holding[-1])
-        return World(dev, prod, "public", tmp_path / "artifacts")
+        return World(dev, prod, ("public",), tmp_path / "artifacts")
 
     yield make
     for one in holding:
@@ -92,7 +92,7 @@ def test_the_labs_pair(
     prod.run("public", "INSERT INTO archon_projects (title) SELECT 'Prøjekt ' || n FROM generate_series(1, 20) n;")
     protected = ("archon_projects", "archon_tasks")
     for _ in held(prod.dsn):
-        world = World(dev, prod, "public", tmp_path)
+        world = World(dev, prod, ("public",), tmp_path)
         before = prod.picture("public")
         predicted = world.align(check=True, protected=protected, credentials=True)
         assert prod.picture("public") == before
@@ -126,16 +126,16 @@ def test_equal_schemas_are_equal_whatever_the_version_and_the_extensions_schema(
     dev = whole(servers[versions[0]], "equal_dev", VARIED)
     prod = whole(servers[versions[1]], "equal_prod", VARIED, schema)
     empty = whole(servers[versions[1]], "equal_empty", "", schema)
-    context = World(dev, prod, "public", tmp_path).context()
+    context = World(dev, prod, ("public",), tmp_path).context()
     with open_session(context, context.dev) as one, open_session(context, context.prod) as other:
         wanted, found = inspect(one, ["public"]), inspect(other, ["public"])
     assert [str(difference) for difference in compare(wanted, found).differences] == []
     assert [str(difference) for difference in compare(found, wanted).differences] == []
     assert compare(wanted, found).only_in_prod == ()
     for _ in held(empty.dsn):
-        outcome = World(dev, empty, "public", tmp_path).align()
+        outcome = World(dev, empty, ("public",), tmp_path).align()
         assert outcome.status == "changed", str(outcome.error)
-        assert World(dev, empty, "public", tmp_path).align(check=True).status == "aligned"
+        assert World(dev, empty, ("public",), tmp_path).align(check=True).status == "aligned"
 
 
 def test_credentials_are_made_in_both_and_closed(pair: Callable[[str, str], World]) -> None:
@@ -217,7 +217,7 @@ def test_a_missing_schema_extension_and_role(server: EmbeddedServer, tmp_path: P
         "CREATE TABLE t (v vector(3)); GRANT SELECT ON t TO anon; CREATE POLICY p ON t TO authenticated USING (true);",
     )
     prod = whole(server, "missing_prod", "")
-    world = World(dev, prod, "söme schema", tmp_path)
+    world = World(dev, prod, ("söme schema",), tmp_path)
     for _ in held(prod.dsn):
         assert world.align().status == "changed"
         assert world.align().status == "aligned"
@@ -307,7 +307,7 @@ def test_an_error_half_way_leaves_everything_as_it_was(make_world: Callable[...,
 
 def test_without_the_run_lock_nothing_is_written(server: EmbeddedServer, tmp_path: Path) -> None:
     dev, prod = whole(server, "lock_dev", "CREATE TABLE t (a int);"), whole(server, "lock_prod", "")
-    world = World(dev, prod, "public", tmp_path)
+    world = World(dev, prod, ("public",), tmp_path)
     with pytest.raises(LockLost):
         world.align(credentials=True)
     for side in (dev, prod):
