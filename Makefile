@@ -48,7 +48,11 @@ lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/lint.py
 
 test: lint ## Lint, unit and integration tests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+bench: setup-dev ## Measure runs and the embedding rebuild; prints the figures
+	@$(BIN)/python tests/bench/bench_run.py
+	@$(BIN)/python tests/bench/bench_embeddings.py
 
 requirements: setup-dev ## Compile the locked and hashed requirement files anew
 	@$(BIN)/python scripts/lock.py
