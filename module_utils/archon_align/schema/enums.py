@@ -51,12 +51,12 @@ def added_labels(comparison: Comparison, replaced: frozenset[Key]) -> dict[Key, 
 
 
 def uses(statements: Iterable[Statement], new: set[str]) -> bool:
-    """Would a statement evaluate one of the labels? Bodies kept as strings and comments are not evaluated."""
+    """Would a statement evaluate one of the labels? Bodies kept as strings, comments and other types do not."""
     texts = [f"{literal(label)}" for label in new]
     return any(
         any(text in statement.sql for text in texts)
         for statement in statements
-        if not statement.sql.startswith(("ALTER TYPE", "COMMENT ON"))
+        if not statement.sql.startswith(("ALTER TYPE", "CREATE TYPE", "COMMENT ON"))
         and not (statement.sql.startswith("CREATE OR REPLACE") and "\nAS $" in statement.sql)
     )
 
