@@ -8,7 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.support.world import World
+
+pytestmark = pytest.mark.timeout(500)  # eight runs in one story
 
 # The task during which each phase is killed, as ansible-playbook announces it.
 PHASES = ("backup", "schema", "data", "embeddings", "templates", "validate")
