@@ -14,6 +14,8 @@ PROTECTED_TABLES = ("archon_projects", "archon_tasks", "archon_document_versions
 CHECK_SUFFIX = "-check"
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}(-check)?")
 APPLICATION_NAME_BYTES = 63
+# PostgreSQL keeps its timeouts as milliseconds in 31 bits.
+_MOST_SECONDS = 2_147_483
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,17 @@ class Run:
         return path
 
 
+def _unusable(variable: str, expected: str, found: str) -> AlignError:
+    return AlignError(
+        "A variable cannot be used.",
+        object_name=variable,
+        expected=expected,
+        found=found,
+        remedy=f"Correct {variable} in the inventory.",
+        code="bad_variable",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """One phase of one run against one PROD (and the DEV it is aligned with)."""
@@ -78,6 +91,16 @@ class Context:
     lock_timeout: float = 0.8
     lock_attempts: int = 40
     extra: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.schemas or not all(self.schemas):
+            raise _unusable("archon_schema_names", "the names of one schema or more", repr(list(self.schemas)))
+        for name, seconds in (
+            ("archon_connect_timeout", self.connect_timeout),
+            ("archon_statement_timeout", self.statement_timeout),
+        ):
+            if not 0 < seconds <= _MOST_SECONDS:
+                raise _unusable(name, f"seconds, more than 0 and at most {_MOST_SECONDS}", f"{seconds:g}")
 
     @property
     def check(self) -> bool:

@@ -98,6 +98,7 @@ def start(options: StartOptions) -> StartedRun:
         connect_timeout=options.connect_timeout,
     )
     try:
+        assignment.context()  # what it refuses is told here; the keeper itself has nobody to tell
         keeper_pid, findings = _start_keeper(assignment, artifacts, core)
         _point_latest(artifacts)
     except BaseException:
