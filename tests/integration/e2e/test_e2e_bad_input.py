@@ -46,16 +46,34 @@ def test_no_dsn_at_all(world: World) -> None:
     refused(world, "-e", "archon_prod_dsn=''", says="DSN of PROD cannot be used")
 
 
-def test_embedding_service_down(world: World) -> None:
-    refused(world, "--tags", "ollama", "-e", "archon_embedding_base_url=http://127.0.0.1:1/v1", says="127.0.0.1:1")
+# Of the whole run too: what phase 4 would refuse must not be met after phases 2 and 3 have changed something.
+SCOPES = pytest.mark.parametrize("scope", [("--tags", "ollama"), ()], ids=["ollama", "whole run"])
 
 
-def test_model_missing(world: World) -> None:
-    refused(world, "--tags", "ollama", "-e", "archon_embedding_model=no-such-model", says="no-such-model")
+@SCOPES
+def test_embedding_service_down(world: World, scope: tuple[str, ...]) -> None:
+    refused(world, *scope, "-e", "archon_embedding_base_url=http://127.0.0.1:1/v1", says="127.0.0.1:1")
 
 
-def test_wrong_dimension(world: World) -> None:
-    refused(world, "--tags", "ollama", "-e", "archon_embedding_dimensions=1024", says="1024")
+@SCOPES
+def test_model_missing(world: World, scope: tuple[str, ...]) -> None:
+    refused(world, *scope, "-e", "archon_embedding_model=no-such-model", says="no-such-model")
+
+
+@SCOPES
+def test_wrong_dimension(world: World, scope: tuple[str, ...]) -> None:
+    refused(world, *scope, "-e", "archon_embedding_dimensions=1024", says="1024")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ('{"archon_schema_names": []}', "archon_schema_names"),
+        ("archon_connect_timeout=-1", "archon_connect_timeout"),
+    ],
+)
+def test_a_variable_that_cannot_be_used(world: World, change: str, says: str) -> None:
+    refused(world, "-e", change, says=says)
 
 
 def test_artifacts_folder_not_writable(world: World) -> None:
