@@ -22,6 +22,7 @@ from .wording import (
 
 COLUMNS = 100
 LINES = 32
+NOTES = 4
 
 
 def summary(report: Mapping[str, Any], artifacts: Path) -> str:
@@ -95,14 +96,17 @@ def _answers(report: Mapping[str, Any], met: bool | None) -> int:
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
-    notes = [finding for finding in report["findings"] if finding["severity"] != "info"]
+    # What assess found is told above as what was broken; the rest still holds when the run has ended.
+    notes = [
+        finding for finding in report["findings"] if finding["severity"] != "info" and finding["phase"] != "assess"
+    ]
     order = {"error": 0, "warning": 1}
     notes.sort(key=lambda finding: order[finding["severity"]])
     if not notes:
         return []
     lines = ["", "To know"]
-    lines += [_fit(f"  {note['severity']:12} {note['message']}") for note in notes[:3]]
-    rest = len(report["findings"]) - min(3, len(notes))
+    lines += [_fit(f"  {note['severity']:12} {note['message']}") for note in notes[:NOTES]]
+    rest = len(report["findings"]) - min(NOTES, len(notes))
     return lines + ([f"  {'':12} and {plural(amount(rest), 'finding')} more in the report"] if rest else [])
 
 
