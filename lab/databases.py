@@ -7,8 +7,6 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from . import start_rows
-
 OWNER = "archon"
 DATABASE = "archon"
 _BUILDING = "archon_building"
@@ -63,6 +61,9 @@ def _fill(owner: psycopg.Connection, world: str, embedding_base_url: str) -> Non
     owner.execute("SELECT set_config('lab.embedding_base_url', %s, true)", (embedding_base_url,))
     _run_file(owner, "common.sql")
     _run_file(owner, f"{world}.sql")
+    # With numpy behind it, which a lab that already stands never needs.
+    from . import start_rows
+
     for batch in start_rows.of(world):
         copy = sql.SQL("COPY {} ({}) FROM STDIN").format(
             sql.Identifier(batch.table), sql.SQL(", ").join(map(sql.Identifier, batch.columns))
