@@ -16,6 +16,7 @@ from .steps import Guard
 
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 _REPLACED = "_replaced"
+_OF_EACH_TABLE = ("SET DEFAULT", "SET STORAGE", "SET STATISTICS", "SET COMPRESSION")
 
 
 def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
@@ -56,7 +57,9 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     if aspects.keys() & {"type", "collation"}:
         made += _retype(draft, old, new, aspects)
     elif "default" in aspects and new.default is None and old.default is not None and not old.generated:
-        made.append(_alter(draft, key, "DROP DEFAULT", "no default"))
+        # ONLY: a child's default is compared, and dropped, by itself.
+        text = f"ALTER TABLE ONLY {draft.writer.name(key.table)} ALTER COLUMN {ident(key.part)} DROP DEFAULT"
+        made.append(draft.statement(text, key, f"{key}: no default"))
     if "default" in aspects and new.default is not None:
         made.append(set_default(draft, new))
     if "not null" in aspects:
@@ -81,7 +84,9 @@ def guard_empty(draft: Draft, key: Key) -> Statement:
 
 
 def _alter(draft: Draft, key: Key, words: str, summary: str, *hazards: str, proves: bool = False) -> Statement:
-    text = f"ALTER TABLE {draft.writer.name(key.table)} ALTER COLUMN {ident(key.part)} {words}"
+    # What a child table may have otherwise is its own matter: it is compared, and changed, by itself.
+    only = "ONLY " if words.startswith(_OF_EACH_TABLE) else ""
+    text = f"ALTER TABLE {only}{draft.writer.name(key.table)} ALTER COLUMN {ident(key.part)} {words}"
     return draft.statement(text, key, f"{key}: {summary}", *hazards, proves=proves)
 
 
@@ -91,6 +96,10 @@ def set_default(draft: Draft, column: Column) -> Statement:
     return _alter(draft, column.key, f"SET DEFAULT {draft.writer.text(column.default)}", "default")
 
 
+def set_not_null(draft: Draft, key: Key) -> Statement:
+    return _alter(draft, key, "SET NOT NULL", "not null", "validates_rows")
+
+
 def _not_null(draft: Draft, new: Column, difference: Difference) -> list[Statement]:
     key = new.key
     if new.not_null:
@@ -98,7 +107,7 @@ def _not_null(draft: Draft, new: Column, difference: Difference) -> list[Stateme
         if answer is not None:
             remedy = f"Fill {key.qualified} on PROD (what value is right, a person must say), then run again; nothing was changed."
             draft.refuse("nulls_in_the_way", key, f"DEV does not allow NULL: {answer.reason}: {answer.text}", remedy)
-        return [_alter(draft, key, "SET NOT NULL", "not null", "validates_rows")]
+        return [set_not_null(draft, key)]
     for one in draft.current.on_table.get(key.table, ()):
         found = draft.current.objects[one]
         if (

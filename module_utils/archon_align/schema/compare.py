@@ -10,6 +10,7 @@ from .model import (
     PUBLIC,
     VECTOR_INDEX_METHODS,
     Catalog,
+    Column,
     Composite,
     Constraint,
     Domain,
@@ -172,7 +173,7 @@ class _Comparer:
                 wanted = replace(
                     column,
                     type=found.type,
-                    not_null=found.not_null,
+                    not_null=column.not_null if self._own_not_null(column, found) else found.not_null,
                     generated=found.generated,
                     collation=found.collation,
                 )
@@ -188,6 +189,11 @@ class _Comparer:
                 self.only.append(f"{aspect.replace('_', ' ')} of {desired.key}")
         if desired.method != current.method:
             yield Difference(desired.key, "access method", desired.method or "", current.method or "")
+
+    def _own_not_null(self, desired: Column, current: Column) -> bool:
+        """Is NOT NULL the child's own matter on the side that has it? A parent's comes with the parent."""
+        side, column = (self.desired, desired) if desired.not_null else (self.current, current)
+        return not any(parent.not_null for parent in side.parents_of(column.key))
 
     def _enum(self, desired: Enum, current: Enum) -> Iterator[Difference]:
         lacking = [label for label in desired.labels if label not in current.labels]

@@ -73,16 +73,32 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog, *, 
         )
     probe = new
     if isinstance(kind, Domain):
-        # The domain may not exist yet; its conditions are checked by the server when the column changes.
+        # The domain may not exist yet: its base type is tried, and its conditions are asked besides.
         probe = Column(new.key, kind.base, split(kind.base)[0])
     elif _is_unknown(current, desired, new):
         return only_null(f"{new_type} does not exist there yet, so nothing can be tried")
+    misfit = _misfit(old, probe, column, current, writer, same_text)
+    if isinstance(kind, Domain) and (
+        refused := domain_refuses(kind, _cast(current, old, probe, column, writer), writer)
+    ):
+        misfit = f"CASE WHEN {misfit} THEN true ELSE {refused} END"
     return Conversion(
         forward,
-        _misfit(old, probe, column, current, writer, same_text),
+        misfit,
         f"the value would not be the same as {new_type}",
         hazards,
     )
+
+
+def domain_refuses(domain: Domain, value: str, writer: Writer) -> str | None:
+    """A condition that is true when the domain does not accept `value`; None when it accepts everything."""
+    conditions = [f"NOT ({writer.text(condition)})" for _, condition in domain.constraints.values()]
+    if domain.not_null:
+        conditions.append("VALUE IS NULL")
+    if not conditions:
+        return None
+    held = f"(SELECT CAST({value} AS {writer.text(domain.base)}) AS value) AS held"
+    return f"EXISTS (SELECT FROM {held} WHERE {' OR '.join(conditions)})"
 
 
 def _is_unknown(current: Catalog, desired: Catalog, column: Column) -> bool:

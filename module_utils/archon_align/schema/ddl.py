@@ -185,7 +185,7 @@ class Writer:
 
     def _column_settings(self, column: Column) -> list[str]:
         found = []
-        start = f"ALTER TABLE {self.name(column.key.table)} ALTER COLUMN {ident(column.key.part)}"
+        start = f"ALTER TABLE ONLY {self.name(column.key.table)} ALTER COLUMN {ident(column.key.part)}"
         if column.storage:
             found.append(f"{start} SET STORAGE {STORAGE[column.storage]}")
         if column.compression:
@@ -214,7 +214,7 @@ class Writer:
         if table.options:
             parts.append(f"WITH ({self.options(table.options)})")
         made = [" ".join(parts)]
-        for column in own:
+        for column in table.columns.values():  # a child inherits no statistics target
             made += self._column_settings(column)
         for flag, words in ((table.row_security, "ENABLE"), (table.force_row_security, "FORCE")):
             if flag:

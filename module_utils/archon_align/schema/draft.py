@@ -117,6 +117,8 @@ class Draft:
     def _needs_of_column(self, column: Key, source: Catalog) -> set[Key]:
         default = Key(Kind.DEFAULT, column.schema, column.name, column.part)
         found = set(source.depends.get(column, ()))
+        # What happens to a parent's column happens to its children's too: theirs come afterwards.
+        found |= {parent.key for parent in source.parents_of(column)}
         if default not in self.nodes:  # else the default comes after the table, in a node of its own
             found |= source.depends.get(default, frozenset())
         return {one for one in found if one.table != column.table or one.kind is not Kind.COLUMN or one in self.nodes}

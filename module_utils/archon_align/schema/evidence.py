@@ -17,7 +17,7 @@ from psycopg import sql
 from ..database.failures import server_error
 from ..database.session import Session
 from .compare import MISSING, Comparison, Difference
-from .conversion import conversion
+from .conversion import conversion, domain_refuses, type_of
 from .ddl import Writer, ident
 from .model import Catalog, Column, Constraint, Domain, Index, Key, Kind
 
@@ -70,7 +70,7 @@ def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evid
     for question in asked:
         try:
             rows = session.rows(sql.SQL(question.sql))
-        except (pg.DataError, pg.RaiseException) as error:
+        except (pg.DataError, pg.RaiseException, pg.FeatureNotSupported) as error:
             message = " ".join((error.diag.message_primary or str(error)).split())
             answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
         except (pg.UndefinedObject, pg.UndefinedColumn, pg.UndefinedTable, pg.UndefinedFunction, pg.DatatypeMismatch):
@@ -143,7 +143,16 @@ class _Asker:
         new, old = self.desired.column(key), self.current.column(key)
         if new is None:
             return
-        if aspect == MISSING and new.not_null and new.default is None and not new.identity:
+        domain = type_of(self.desired, new)
+        if aspect == MISSING and isinstance(domain, Domain) and new.default is None and not new.generated:
+            refused = domain_refuses(domain, "NULL", self.writer) if domain.default is None else None
+            if refused is not None and not new.not_null:
+                reason = f"the new column has no default, and {domain.key.qualified} does not allow NULL"
+                yield Question(key, aspect, misfits(key.table, refused, self.current), reason)
+        supplied = (
+            new.default is not None or new.identity or (isinstance(domain, Domain) and domain.default is not None)
+        )
+        if aspect == MISSING and new.not_null and not supplied:
             yield Question(
                 key,
                 aspect,

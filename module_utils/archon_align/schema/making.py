@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from .columns import position, set_default
+from .columns import position, set_default, set_not_null
 from .compare import MAINTAIN_SINCE, MISSING, Difference
 from .ddl import BUILT_IN_GRANTS, DEFAULT_GRANT_LETTER, ident
 from .draft import Draft
@@ -135,6 +135,9 @@ def _with_late_defaults(draft: Draft, table: Table, source: Catalog) -> Table:
     """A default that calls a function of this plan is set once the table exists: the function may need the table."""
     columns: dict[str, Column] = dict(table.columns)
     for name, column in table.columns.items():
+        if column.inherited and column.not_null and not any(one.not_null for one in source.parents_of(column.key)):
+            late = draft.late(column.key, "not null", {table.key})
+            late.statements.append(set_not_null(draft, column.key))
         if column.default is None or column.generated:
             continue
         default = Key(Kind.DEFAULT, table.key.schema, table.key.name, name)

@@ -263,10 +263,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unmodelled:
-    """An object of a kind that is named but not compared. `definition` helps to tell equal ones from others, where cheap."""
+    """An object of a kind that is told of but not changed. `definition` is None where the name is all that is read."""
 
     kind: str
     name: str
+    definition: str | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -331,6 +332,16 @@ class Catalog:
             elif key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
                 found.setdefault(key.table, []).append(key)
         return found
+
+    def parents_of(self, column: Key) -> list[Column]:
+        """The columns of parent tables that `column` is inherited from."""
+        own = self.column(column)
+        if own is None or not own.inherited:
+            return []
+        parents = (self.table(key) for key in self.depends.get(column.table, ()) if key.kind is Kind.TABLE)
+        return [
+            parent.columns[column.part] for parent in parents if parent is not None and column.part in parent.columns
+        ]
 
     def table(self, key: Key) -> Table | None:
         found = self.objects.get(key)

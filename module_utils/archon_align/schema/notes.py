@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..findings import Finding
 from .compare import Comparison
 from .model import Constraint, Extension, Function, Index, Key, Kind, Table, Trigger
+from .portable import same_meaning
 
 
 def notes(comparison: Comparison) -> Iterator[Finding]:
@@ -19,17 +20,41 @@ def notes(comparison: Comparison) -> Iterator[Finding]:
 
 
 def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
-    desired, current = set(comparison.desired.unmodelled), set(comparison.current.unmodelled)
-    for found in sorted(desired | current):
-        where = (
-            "in both databases" if found in desired & current else "on DEV only" if found in desired else "on PROD only"
+    """What differs one by one; what is the same in both databases in one finding per kind, all names in it."""
+    desired, current = (
+        {(one.kind, one.name): one.definition for one in catalog.unmodelled}
+        for catalog in (comparison.desired, comparison.current)
+    )
+    same_version = comparison.desired.version // 10000 == comparison.current.version // 10000
+    equal: dict[tuple[str, bool], list[str]] = {}
+    for kind, name in sorted(desired.keys() | current.keys()):
+        place = (kind, name)
+        if place in desired and place in current:
+            one, other = desired[place], current[place]
+            read = one is not None and other is not None
+            if one == other or (one and other and same_meaning(one, other, same_version=same_version)):
+                equal.setdefault((kind, read), []).append(name)
+                continue
+            where = "is defined otherwise on DEV" if read else "exists in both databases"
+        else:
+            where = f"exists on {'DEV' if place in desired else 'PROD'} only"
+        yield Finding(
+            "unmodelled",
+            "warning" if place in desired else "info",
+            f"{kind} {name}",
+            f"{where}; this kind of object is not changed",
+            "Align it by hand if it matters.",
+        )
+    for (kind, read), names in sorted(equal.items()):
+        how = (
+            "the same in both databases" if read else "in both databases under the same name, definitions not compared"
         )
         yield Finding(
             "unmodelled",
-            "warning" if found in desired - current else "info",
-            f"{found.kind} {found.name}",
-            f"exists {where}; this kind of object is not compared and not changed",
-            "Compare it by hand if it matters.",
+            "info",
+            f"{kind} ({len(names)})",
+            f"{how}: {'; '.join(names)}; this kind of object is not changed",
+            "" if read else "Compare them by hand if it matters.",
         )
 
 

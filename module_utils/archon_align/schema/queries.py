@@ -213,7 +213,16 @@ WHERE n.nspname = ANY(%(schemas)s) AND r.rulename = '_RETURN'
 """
 
 UNMODELLED: LiteralString = """
-SELECT f.kind, f.name FROM (
+SELECT f.kind, f.name, CASE f.kind
+  WHEN 'rule' THEN pg_get_ruledef(f.oid)
+  WHEN 'extended statistics' THEN pg_get_statisticsobjdef(f.oid)
+  WHEN 'trigger on a table outside the aligned schemas' THEN pg_get_triggerdef(f.oid)
+  WHEN 'NOT NULL constraint that is not valid' THEN pg_get_constraintdef(f.oid)
+  WHEN 'aggregate' THEN (SELECT concat_ws(', ', a.aggtransfn::regprocedure, format_type(a.aggtranstype, NULL), a.aggfinalfn::regprocedure, a.aggcombinefn::regprocedure, a.agginitval, a.aggkind)
+                         FROM pg_aggregate a WHERE a.aggfnoid = f.oid)
+  WHEN 'range type' THEN (SELECT concat_ws(', ', format_type(r.rngsubtype, NULL), r.rngcollation::regcollation, r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = f.oid)
+  END AS definition
+FROM (
   SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' ELSE 'window function' END AS kind, 'pg_proc'::regclass AS class, p.oid, format('%%I.%%I(%%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('a', 'w')
   UNION ALL SELECT 'operator', 'pg_operator'::regclass, o.oid, format('%%I.%%s(%%s, %%s)', n.nspname, o.oprname, format_type(nullif(o.oprleft, 0), NULL), format_type(o.oprright, NULL)) FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY(%(schemas)s)

@@ -27,17 +27,21 @@ def grants(reading: Reading) -> dict[Key, frozenset[Grant]]:
 
 
 def unmodelled(reading: Reading, defaults: Iterable[Row]) -> tuple[Unmodelled, ...]:
-    found = {Unmodelled(row["kind"], row["name"]) for row in reading.rows(queries.UNMODELLED)}
+    found = {
+        Unmodelled(row["kind"], row["name"], reading.portable.optional(row["definition"]))
+        for row in reading.rows(queries.UNMODELLED)
+    }
     privileges: dict[tuple[str, str, str], set[str]] = {}
     for row in defaults:
         if row["privilege"] not in (None, "MAINTAIN") and row["role"] != OWNER:
             place = (_DEFAULTS[row["type"]], row["schema"] or "any schema", row["role"])
             privileges.setdefault(place, set()).add(row["privilege"])
     found |= {
-        Unmodelled("default privileges", f"{', '.join(sorted(names))} on {what} in {where} to {role}")
+        # The name says it all.
+        Unmodelled("default privileges", f"{', '.join(sorted(names))} on {what} in {where} to {role}", "")
         for (what, where, role), names in privileges.items()
     }
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda one: (one.kind, one.name)))
 
 
 def default_grants(rows: Iterable[Row]) -> dict[tuple[str, str], frozenset[Grant]]:

@@ -157,6 +157,18 @@ CASES = [
     Case("array and json columns", "CREATE TABLE t (a varchar(9)[], b text);", "CREATE TABLE t (a text[], b jsonb); INSERT INTO t VALUES ('{abc,NULL}', '{\"a\": 1}');", keeps={"SELECT a::text || b FROM t": "{abc,NULL}{\"a\": 1}"}),
     Case("array with a longer element", "CREATE TABLE t (a varchar(2)[]);", "CREATE TABLE t (a text[]); INSERT INTO t VALUES ('{abc}');", refused="type_change_loses"),
     Case("collation", 'CREATE TABLE t (a text COLLATE "C", b text);', 'CREATE TABLE t (a text, b text COLLATE "C"); CREATE INDEX i ON t (a); INSERT INTO t VALUES (\'x\', \'y\');', only_in_prod=("index",)),
+    Case("a child's own settings when it is made", "CREATE TABLE a (id int, x text); ALTER TABLE a ALTER id SET STATISTICS 500, ALTER x SET STORAGE EXTERNAL; CREATE TABLE b (y int) INHERITS (a); ALTER TABLE b ALTER id SET STATISTICS 300, ALTER x SET NOT NULL;", "CREATE TABLE a (id int, x text);"),
+    Case("a child's own NOT NULL and its parent's", "CREATE TABLE a (id int, x text, y int NOT NULL); CREATE TABLE b () INHERITS (a); ALTER TABLE b ALTER x SET NOT NULL;",
+         "CREATE TABLE a (id int, x text, y int); CREATE TABLE b () INHERITS (a); ALTER TABLE b ALTER id SET NOT NULL; INSERT INTO b VALUES (1, 'x', 2);", keeps={"SELECT x FROM b": "x"}),
+    Case("a child's own NOT NULL with NULLs", "CREATE TABLE a (x text); CREATE TABLE b () INHERITS (a); ALTER TABLE b ALTER x SET NOT NULL;", "CREATE TABLE a (x text); CREATE TABLE b () INHERITS (a); INSERT INTO b VALUES (NULL);", refused="nulls_in_the_way"),
+    Case("a partition's own default under a new one of the whole", "CREATE TABLE p (id int, k text DEFAULT 'all', m text, s text) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p1 ALTER k SET DEFAULT 'one', ALTER m SET DEFAULT 'm'; ALTER TABLE p ALTER s SET STATISTICS 100; ALTER TABLE p1 ALTER s SET STATISTICS 200;",
+         "CREATE TABLE p (id int, k text, m text DEFAULT 'x', s text) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p1 ALTER k SET DEFAULT 'one', ALTER m SET DEFAULT 'm', ALTER s SET STATISTICS 200; INSERT INTO p VALUES (1);"),
+    Case("to a domain, a value outside its condition", "CREATE DOMAIN d AS int CHECK (VALUE < 5); CREATE TABLE t (a d);", "CREATE DOMAIN d AS int CHECK (VALUE < 5); CREATE TABLE t (a int); INSERT INTO t VALUES (4), (5);", refused="type_change_loses"),
+    Case("to a new domain, NULL where it allows none", "CREATE DOMAIN d AS text NOT NULL; CREATE TABLE t (a d);", "CREATE TABLE t (a text); INSERT INTO t VALUES (NULL);", refused="type_change_loses"),
+    Case("to a new domain, all values accepted", "CREATE DOMAIN d AS text NOT NULL CHECK (length(VALUE) < 3); CREATE TABLE t (a d);", "CREATE TABLE t (a text); INSERT INTO t VALUES ('ab');", keeps={"SELECT a FROM t": "ab"}),
+    Case("new column of a domain that allows no NULL, with rows", "CREATE DOMAIN d AS int CHECK (VALUE IS NOT NULL); CREATE TABLE t (id int, a d);", "CREATE TABLE t (id int); INSERT INTO t VALUES (1);", refused="rows_in_the_way"),
+    Case("new column of a domain with a default", "CREATE DOMAIN d AS int DEFAULT 4 NOT NULL; CREATE TABLE t (id int, a d NOT NULL);", "CREATE TABLE t (id int); INSERT INTO t VALUES (1);", keeps={"SELECT a FROM t": 4}),
+    Case("to a type this server was built without", "CREATE TABLE t (a xml);", "CREATE TABLE t (a text); INSERT INTO t VALUES ('<a/>');", refused="type_change_loses"),
 ]  # fmt: skip
 
 
@@ -253,8 +265,6 @@ def test_pg_dump_agrees(judged: dict[str, Judged], sides: tuple[Side, Side]) -> 
         text
         for text in dev - prod
         for number, case in enumerate(CASES)
-        if not case.refused
-        and f'"case {number} ""ü"""' in text
-        and not any(words in text for words in case.unequal)
+        if not case.refused and f'"case {number} ""ü"""' in text and not any(words in text for words in case.unequal)
     ]
     assert unequal == []
