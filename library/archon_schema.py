@@ -74,10 +74,10 @@ findings:
   elements: dict
   sample:
     - code: unmodelled
-      severity: info
+      severity: warning
       object: publication supabase_realtime
-      message: exists in both databases; this kind of object is not compared and not changed
-      remedy: Compare it by hand if it matters.
+      message: exists on DEV only; this kind of object is not changed
+      remedy: Align it by hand if it matters.
 proofs:
   description: One proof per protected table of PROD.
   returned: when PROD was changed

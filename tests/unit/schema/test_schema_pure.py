@@ -216,6 +216,23 @@ def test_kinds_that_are_not_compared_are_told() -> None:
     ]
 
 
+def test_kinds_that_are_not_compared_are_one_finding_where_both_have_the_same() -> None:
+    shared = (
+        Unmodelled("default privileges", "a", ""),
+        Unmodelled("default privileges", "b", ""),
+        Unmodelled("language", "l"),
+    )
+    desired = catalog(unmodelled=(*shared, Unmodelled("rule", "r", "one")))
+    current = catalog(unmodelled=(*shared, Unmodelled("rule", "r", "other"), Unmodelled("cast", "c")))
+    findings = plan(compare(desired, current), Evidence()).findings
+    assert [(finding.severity, finding.object, finding.message.partition(";")[0]) for finding in findings] == [
+        ("info", "cast c", "exists on PROD only"),
+        ("warning", "rule r", "is defined otherwise on DEV"),
+        ("info", "default privileges (2)", "the same in both databases: a"),
+        ("info", "language (1)", "in both databases under the same name, definitions not compared: l"),
+    ]
+
+
 def test_credentials_are_like_settings_but_closed() -> None:
     settings = Key(Kind.TABLE, "public", "archon_settings")
     policy = Policy(
