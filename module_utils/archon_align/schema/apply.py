@@ -13,9 +13,10 @@ from ..database.session import Session
 from ..database.transaction import protected_transaction
 from ..errors import AlignError, DecisionNeeded
 from ..preservation.proof import Proof
+from .bodies import changed_functions, compile_error
 from .compare import Comparison, compare
 from .inspect import inspect
-from .model import Catalog
+from .model import Catalog, Key
 from .plan import SchemaPlan
 from .steps import Guard
 
@@ -40,10 +41,12 @@ def apply(
     reread_desired: Callable[[], Catalog],
     before: Callable[[], None] | None = None,
     require_lock: bool = True,
+    compiles_there: Callable[[Key], bool] | None = None,
 ) -> Applied:
     """Execute `plan` on `session`, all or nothing.
 
-    `reread_desired` reads the desired structure once more for the proof; `before` runs first inside the transaction.
+    `reread_desired` reads the desired structure once more for the proof; `before` runs first inside the transaction;
+    `compiles_there` says whether a function's body compiles in the desired database: one that does must do so here too.
     Raises DecisionNeeded when the plan refuses something or a guard finds a row, AlignError when the structure is no longer
     the one that was planned for, when the server refuses a statement, or when the proof finds more differences than the
     plan left.
@@ -78,6 +81,8 @@ def apply(
                 remedy="If DEV was changed meanwhile, run again; otherwise report this as a defect with the run's plan.sql.",
                 code="schema_not_aligned",
             )
+        if compiles_there is not None:
+            _require_compiling(session, plan, after.current, compiles_there)
         found.append(after)
 
     _, proofs = protected_transaction(session, act, locks=plan.locks, verify=verify, require_lock=require_lock)
@@ -122,6 +127,20 @@ def _require_unchanged(session: Session, plan: SchemaPlan) -> None:
             remedy="Run again: a new plan is made. Nothing was changed.",
             code="schema_changed_meanwhile",
         )
+
+
+def _require_compiling(session: Session, plan: SchemaPlan, now: Catalog, compiles_there: Callable[[Key], bool]) -> None:
+    for key in changed_functions(plan.comparison):
+        problem = compile_error(session, now, key)
+        if problem is not None and compiles_there(key):
+            raise AlignError(
+                f"A function of DEV does not compile on {session.target.name}; the transaction was rolled back.",
+                object_name=str(key),
+                expected="a body that compiles, as it does on DEV",
+                found=problem,
+                remedy="Provide what the body needs on PROD (or a body that PROD's version understands on DEV), then run again.",
+                code="function_body",
+            )
 
 
 def _guard_found(session: Session, guard: Guard, rows: int) -> DecisionNeeded:

@@ -39,6 +39,11 @@ class Closure:
                 if one.table in self.protected:
                     self.refused[reason] = f"{one} is computed from it, and no column of a protected table is dropped"
                     continue
+                if len(self._with_children(one)) > 1 or self.current.parents_of(one):
+                    self.refused[reason] = (
+                        f"{one} is computed and inherited, and would have to be dropped with all its kin"
+                    )
+                    continue
             elif one.kind not in _DROPPABLE:
                 self.refused[reason] = f"{one} depends on it and cannot be dropped and put back"
                 continue

@@ -18,6 +18,7 @@ from ..outcome import PhaseOutcome
 from ..plan import Statement
 from ..preservation.proof import Proof
 from .apply import Applied, apply, require_decided
+from .bodies import compile_error
 from .compare import Comparison, compare
 from .credentials import with_credentials
 from .evidence import gather, questions
@@ -150,7 +151,14 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
     if not planned.prod.statements:
         return None
     prod.progress(f"{len(planned.prod.statements)} statements")
-    return apply(prod, planned.prod, reread_desired=lambda: desired(_read(dev), options))
+
+    def compiles_on_dev(key: Key) -> bool:
+        with dev.transaction():
+            return compile_error(dev, planned.prod.comparison.desired, key) is None
+
+    return apply(
+        prod, planned.prod, reread_desired=lambda: desired(_read(dev), options), compiles_there=compiles_on_dev
+    )
 
 
 def _write(context: Context, planned: Planned) -> None:

@@ -22,9 +22,14 @@ from .compare import MISSING, Comparison, Difference
 from .draft import DECIDE, Draft
 from .evidence import Evidence
 from .making import change_grants, make, make_missing
-from .model import VECTOR_INDEX_METHODS, Enum, Function, Index, Key, Kind, View
+from .model import VECTOR_INDEX_METHODS, Constraint, Enum, Function, Index, Key, Kind, View
 from .notes import notes
 from .steps import CyclicNeed, ordered
+
+# Types that can be compared with each other by a foreign key.
+_FAMILY = dict.fromkeys(("smallint", "integer", "bigint", "numeric"), "number") | dict.fromkeys(
+    ("text", "character varying"), "string"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +163,33 @@ def _put_back(draft: Draft, key: Key) -> None:
     elsewhere = (
         isinstance(found, Index) and found.method in VECTOR_INDEX_METHODS and not draft.comparison.vector_indexes
     )
-    if value is None or elsewhere:
+    if value is None and isinstance(found, Constraint) and (apart := _types_apart(draft, found)):
+        draft.refuse(
+            "in_the_way", key, f"only PROD has this foreign key, and with DEV's types it could not be: {apart}"
+        )
+    elif value is None or elsewhere:
         make(draft, found, draft.current)
+    elif (answer := draft.evidence.against(wanted, MISSING)) is not None:
+        remedy = "Correct the rows on PROD (or the definition on DEV), then run again; nothing was changed."
+        draft.refuse("rows_in_the_way", wanted, f"{answer.reason}: {answer.text}", remedy)
     else:
         make(draft, value, draft.desired)
+
+
+def _types_apart(draft: Draft, foreign: Constraint) -> str:
+    """The columns of a foreign key whose types no longer go together once they are DEV's; empty if there are none."""
+    if foreign.references is None:
+        return ""
+    for here, there in zip(foreign.columns, foreign.referenced_columns, strict=True):
+        pair = [
+            Key(Kind.COLUMN, table.schema, table.name, name)
+            for table, name in ((foreign.key.table, here), (foreign.references, there))
+        ]
+        before = [found.base for one in pair if (found := draft.current.column(one))]
+        after = [found.base for one in pair if (found := draft.desired.column(one) or draft.current.column(one))]
+        if after != before and len({_FAMILY.get(base, base) for base in after}) > 1:
+            return f"{here} would be {after[0]}, {foreign.references.qualified}.{there} {after[-1]}"
+    return ""
 
 
 def _provide(draft: Draft, key: Key, aspects: dict[str, Difference]) -> None:

@@ -169,6 +169,13 @@ CASES = [
     Case("new column of a domain that allows no NULL, with rows", "CREATE DOMAIN d AS int CHECK (VALUE IS NOT NULL); CREATE TABLE t (id int, a d);", "CREATE TABLE t (id int); INSERT INTO t VALUES (1);", refused="rows_in_the_way"),
     Case("new column of a domain with a default", "CREATE DOMAIN d AS int DEFAULT 4 NOT NULL; CREATE TABLE t (id int, a d NOT NULL);", "CREATE TABLE t (id int); INSERT INTO t VALUES (1);", keeps={"SELECT a FROM t": 4}),
     Case("to a type this server was built without", "CREATE TABLE t (a xml);", "CREATE TABLE t (a text); INSERT INTO t VALUES ('<a/>');", refused="type_change_loses"),
+    Case("a foreign key that only PROD has, over a column that gets another type", T + "CREATE TABLE c (x char(4));", T + "CREATE TABLE c (x int REFERENCES t);", refused="in_the_way"),
+    Case("a foreign key that only PROD has, over a column that widens", T + "CREATE TABLE c (x bigint);", T + "CREATE TABLE c (x int REFERENCES t);", only_in_prod=("constraint",), findings=("may_block_writes",)),
+    Case("a computed column with children", "CREATE TABLE a (id bigint, g bigint GENERATED ALWAYS AS (id * 2) STORED); CREATE TABLE b () INHERITS (a);", "CREATE TABLE a (id int, g bigint GENERATED ALWAYS AS (id * 2) STORED); CREATE TABLE b () INHERITS (a); INSERT INTO b VALUES (1);", refused="in_the_way"),
+    Case("a constraint of the same name becomes unique over another column", "CREATE TABLE t (id int, a text, CONSTRAINT k UNIQUE (a));", "CREATE TABLE t (id int, a text, CONSTRAINT k UNIQUE (id)); INSERT INTO t VALUES (1, 'x'), (2, 'x');", refused="rows_in_the_way"),
+    Case("a check of the same name gets stricter", "CREATE TABLE t (id int, CONSTRAINT k CHECK (id > 5));", "CREATE TABLE t (id int, CONSTRAINT k CHECK (id > 0)); INSERT INTO t VALUES (1), (9);", refused="rows_in_the_way"),
+    Case("a foreign key of the same name gets another target", T + "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE c (x int, CONSTRAINT k FOREIGN KEY (x) REFERENCES u);", T + "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE c (x int, CONSTRAINT k FOREIGN KEY (x) REFERENCES t);" + ROWS + "INSERT INTO c VALUES (1);", refused="rows_in_the_way"),
+    Case("an index of the same name becomes unique", T + "CREATE UNIQUE INDEX i ON t (a);", T + "CREATE INDEX i ON t (a); INSERT INTO t VALUES (1, 'x'), (2, 'x');", refused="rows_in_the_way"),
 ]  # fmt: skip
 
 

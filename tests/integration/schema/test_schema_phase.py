@@ -364,3 +364,30 @@ def test_diff_and_plan_are_readable(make_world: Callable[..., World]) -> None:
     with psycopg.connect(world.prod.dsn, autocommit=True) as person:
         person.execute(script.encode())  # what a person would review runs as it stands
     assert world.align(check=True).status == "aligned"
+
+
+def test_a_body_that_compiles_on_dev_only_stops_the_run_before_commit(make_world: Callable[..., World]) -> None:
+    body = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT auth.only_dev() $$; CREATE TABLE t (id int);"
+    with psycopg.connect(make_world("", "").dev.server.dsn("schema_dev"), autocommit=True) as admin:
+        admin.execute("CREATE FUNCTION auth.only_dev() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        world = make_world(body, "")
+        picture = world.prod.picture(world.schema)
+        try:
+            with pytest.raises(AlignError, match=r"only_dev\(\) does not exist") as raised:
+                world.align()
+        finally:
+            admin.execute("DROP FUNCTION auth.only_dev()")
+    assert raised.value.code == "function_body"
+    assert world.prod.picture(world.schema) == picture
+    # Broken on DEV just as well, it is what DEV has.
+    assert world.align().status == "changed"
+
+
+def test_bodies_find_what_the_same_run_makes(make_world: Callable[..., World]) -> None:
+    world = make_world(
+        """CREATE TABLE "late er" (id int); CREATE FUNCTION a() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM "late er" $$;
+        CREATE FUNCTION b() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE r "late er"; BEGIN RETURN NEW; END $$;
+        CREATE PROCEDURE c(v vector) LANGUAGE plpgsql AS $$ BEGIN PERFORM v <=> '[1]'; END $$;""",
+        "",
+    )
+    assert world.align().status == "changed"
