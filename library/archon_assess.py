@@ -21,6 +21,13 @@ attributes:
   idempotent:
     description: Nothing is ever changed.
     support: full
+options:
+  templates_follow:
+    description:
+      - The run goes on to the templates phase. What that would refuse, such as a template that names a component nobody has,
+        is refused here, before the phases between have changed anything.
+    type: bool
+    default: false
 extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
@@ -103,9 +110,17 @@ from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, contex
 
 
 def main():
-    module = AnsibleModule(argument_spec=PHASE_OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**PHASE_OPTIONS, "templates_follow": {"type": "bool", "default": False}},
+        supports_check_mode=True,
+    )
     require_libraries(module, MISSING)
-    finish(module, lambda: phase.run(context_of(module, "assess"), phase.Options()).as_result())
+
+    def work():
+        options = phase.Options(templates_follow=module.params["templates_follow"])
+        return phase.run(context_of(module, "assess"), options).as_result()
+
+    finish(module, work)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ error:
     object: "public.archon_template_definitions: workflow_default"
     expected: an active component of exactly the placeholder's name
     found: template workflow_default names {{group::check_jenkins_build}}
-    remedy: Add or activate the component in DEV, or correct the template there, and run again; PROD was not changed.
+    remedy: Add or activate the component in DEV, or correct the template there, and run again; no template was changed.
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -16,15 +16,21 @@ from ..database.target import Target
 from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..schema import phase as schema_phase
+from ..templates import phase as templates_phase
 from . import words
 from .state import State, state_of
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`schema` are the schema phase's own options, so that its plan is the one it would execute."""
+    """`schema` are the schema phase's own options, so that its plan is the one it would execute.
+
+    `templates_follow` says that the run goes on to the templates phase: what that would refuse is refused here, before
+    the phases between have changed anything.
+    """
 
     schema: schema_phase.Options = field(default_factory=schema_phase.Options)
+    templates_follow: bool = False
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
@@ -35,6 +41,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
         planned = schema_phase.plan_only(context, options.schema)
     except psycopg.Error as error:
         raise server_error(context.prod, error, doing="the schemas were compared") from error
+    if options.templates_follow:
+        templates_phase.foresee(context)
     # How many differences are left is for the schema phase to say, which may not have run yet.
     schema = {key: value for key, value in planned.details["schema"].items() if not key.endswith("_after")}
     return PhaseOutcome(

@@ -136,7 +136,8 @@ def build(
     """
     known = [result for result in results if is_phase(result)]
     details: list[Mapping[str, Any]] = [result.get("details") or {} for result in known]
-    names = list(dict.fromkeys(str(result["phase"]) for result in known))
+    # Where a phase ended is its place: that the embedding service was asked early does not put embeddings before the backup.
+    names = [*reversed(dict.fromkeys(str(result["phase"]) for result in reversed(known)))]
     phases = [_phase([result for result in known if result["phase"] == name]) for name in names]
     others: dict[str, dict[str, Any]] = {}
     for result, detail in zip(known, details, strict=True):

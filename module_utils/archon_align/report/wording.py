@@ -25,7 +25,7 @@ ALIGNING = frozenset({"schema", "data", "embeddings", "templates"})
 def headline(report: Report) -> str:
     """One sentence for the whole run."""
     words = HEADLINES[report["result"]]
-    if report["result"] == "aligned" and ALIGNING <= {phase["name"] for phase in report["phases"]}:
+    if report["result"] == "aligned" and ALIGNING.issubset(phase["name"] for phase in report["phases"]):
         words = "already aligned: PROD needs nothing, nothing was changed"
     elif report["result"] == "changed" and report["criteria"] and not unmet(report):
         words = "PROD was brought into line with DEV"

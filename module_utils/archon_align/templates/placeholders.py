@@ -70,7 +70,7 @@ def check(
                 f"template {name} names {', '.join(_described(wanted, components) for wanted in missing)}"
                 for name, missing in ours.items()
             ),
-            remedy="Add or activate the component in DEV, or correct the template there, and run again; PROD was not changed.",
+            remedy="Add or activate the component in DEV, or correct the template there, and run again; no template was changed.",
             code="placeholder_unresolved",
         )
     findings = []

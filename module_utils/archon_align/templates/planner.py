@@ -131,7 +131,7 @@ def parents_first(dev: TableState) -> Iterator[Row]:
             object_name=f"{dev}: {', '.join(lost)}",
             expected=f"{dev.kind.parent} of an existing row with a name",
             found="an id that no such row has",
-            remedy="Correct or clear the parent in DEV and run again; PROD was not changed.",
+            remedy="Correct or clear the parent in DEV and run again; no template was changed.",
             code="parent_missing",
         )
     done: set[str] = set()
@@ -145,7 +145,7 @@ def parents_first(dev: TableState) -> Iterator[Row]:
                     object_name=str(dev),
                     expected="parents without a cycle",
                     found=" → ".join((*chain[chain.index(step) :], step)),
-                    remedy="Clear one of these parents in DEV and run again; PROD was not changed.",
+                    remedy="Clear one of these parents in DEV and run again; no template was changed.",
                     code="parent_cycle",
                 )
             chain.append(step)
@@ -169,6 +169,6 @@ def _refuse_duplicates(state: TableState, among: set[str] | None) -> None:
             object_name=f"{state}: {', '.join(double)}",
             expected=f"one row per {NAME}",
             found="several",
-            remedy=f"Decide in {state.database} which row is right, rename or remove the others, and run again; PROD was not changed.",
+            remedy=f"Decide in {state.database} which row is right, rename or remove the others, and run again; no template was changed.",
             code="duplicate_name",
         )

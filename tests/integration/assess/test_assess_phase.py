@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 
 import psycopg
+import pytest
 from archon_align.assess import phase
 from archon_align.context import Context
+from archon_align.errors import AlignError
 from archon_align.outcome import PhaseOutcome
 
 MakeContext = Callable[..., Context]
@@ -135,3 +137,17 @@ def test_check_mode_is_the_same_and_writes_nothing(
     assert run.details["schema"] == check.details["schema"]
     with psycopg.connect(prod) as owner:
         assert owner.execute("SELECT to_regclass('public.archon_credentials')").fetchone() == (None,)
+
+
+def test_what_the_templates_phase_would_refuse_is_refused_when_it_follows(
+    new_database: Callable[[str], str], make_context: MakeContext
+) -> None:
+    templates = """
+    CREATE TABLE archon_template_components (name text UNIQUE, instruction_text text, is_active boolean);
+    CREATE TABLE archon_template_definitions (name text UNIQUE, template_data jsonb, is_active boolean);
+    INSERT INTO archon_template_definitions VALUES ('hotfix', '{"template_content": "{{USER_TASK}} {{group::gone}}"}', true);
+    """
+    context = make_context(new_database(PROD), new_database(DEV + templates), phase="assess")
+    with pytest.raises(AlignError, match="nobody has"):
+        phase.run(context, phase.Options(templates_follow=True))
+    assert phase.run(context, phase.Options()).status == "aligned"

@@ -167,6 +167,11 @@ def test_results_of_several_hosts_are_one_phase() -> None:
     assert [(item["name"], item["status"], item["seconds"]) for item in entry] == [("embeddings", "changed", 3.0)]
 
 
+def test_a_phase_stands_where_it_ended() -> None:
+    asked_early = [phase("embeddings", "aligned"), phase("backup", "aligned"), phase("embeddings", "changed")]
+    assert [item["name"] for item in report_of(asked_early)["phases"]] == ["backup", "embeddings"]
+
+
 def test_a_decision_is_needed() -> None:
     decision = DecisionNeeded("Choose.", object_name="o", expected="e", found="f", remedy="set archon_x")
     assert decision.status == "decision_needed"
