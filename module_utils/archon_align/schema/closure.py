@@ -39,7 +39,7 @@ class Closure:
                 if one.table in self.protected:
                     self.refused[reason] = f"{one} is computed from it, and no column of a protected table is dropped"
                     continue
-                if len(self._with_children(one)) > 1 or self.current.parents_of(one):
+                if len(self.with_children(one)) > 1 or self.current.parents_of(one):
                     self.refused[reason] = (
                         f"{one} is computed and inherited, and would have to be dropped with all its kin"
                     )
@@ -66,7 +66,7 @@ class Closure:
 
     def retype(self, column: Key) -> None:
         """Drop what the server refuses to change a column's type under; its own default is the column's matter."""
-        for one in self._with_children(column):
+        for one in self.with_children(column):
             self._strangers_in_the_way(one, column)
             for dependent in sorted(self.current.dependents.get(one, ())):
                 if dependent.kind is Kind.DEFAULT and dependent.part != one.part:
@@ -84,7 +84,7 @@ class Closure:
             self.refused[reason] = f"{', '.join(names)} depends on {key}, and is not among what is compared"
         return bool(names)
 
-    def _with_children(self, column: Key) -> list[Key]:
+    def with_children(self, column: Key) -> list[Key]:
         """The column and the same column of every table that inherits it."""
         found, pending = [], [column.table]
         while pending:

@@ -24,8 +24,7 @@ def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
     new, old = draft.desired.column(key), draft.current.column(key)
     assert new is not None
     assert old is not None
-    computing = {"generated", "default"} if new.generated else {"generated"}
-    if old.generated and (aspects & {"type", "collation"} or (new.generated and aspects & computing)):
+    if old.generated and new.generated and aspects & {"type", "collation", "generated", "default"}:
         draft.closure.drop(key)  # its values are computed, and will be again
     elif new.generated and not old.generated:
         answer = draft.evidence.against(key, "generated")
@@ -140,6 +139,23 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
     using = f" USING {found.using}" if found.using else ""
     words = f"TYPE {draft.writer.text(new.type)}{collation}{using}"
     made.append(_alter(draft, key, words, change_of, *found.hazards, proves=True))
+    return made + _settings_again(draft, key, aspects)
+
+
+def _settings_again(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[Statement]:
+    """A change of type takes storage and compression back to the type's own, in every table that inherits the column."""
+    made = []
+    for one in draft.closure.with_children(key):
+        column = draft.desired.column(one) or draft.current.column(one)
+        if column is None or column.generated:
+            continue
+        draft.lock(one.table, LockMode.ALTER)
+        if column.storage and not (one == key and "storage" in aspects):
+            made.append(_alter(draft, one, f"SET STORAGE {STORAGE[column.storage]}", "storage as before"))
+        if column.compression and not (one == key and "compression" in aspects):
+            made.append(
+                _alter(draft, one, f"SET COMPRESSION {COMPRESSION[column.compression]}", "compression as before")
+            )
     return made
 
 

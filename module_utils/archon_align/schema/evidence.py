@@ -163,7 +163,7 @@ class _Asker:
             yield Question(
                 key, aspect, misfits(key.table, f"{ident(key.part)} IS NULL", self.current), "the column is NULL"
             )
-        elif aspect == "type" and old is not None and not old.generated:
+        elif aspect == "type" and old is not None and not (old.generated and new.generated):
             found = conversion(old, new, self.desired, self.current, same_text=key.table in self.protected)
             if found.misfit is not None:
                 yield Question(key, aspect, misfits(key.table, found.misfit, self.current), found.reason)

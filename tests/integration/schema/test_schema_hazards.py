@@ -176,6 +176,11 @@ CASES = [
     Case("a check of the same name gets stricter", "CREATE TABLE t (id int, CONSTRAINT k CHECK (id > 5));", "CREATE TABLE t (id int, CONSTRAINT k CHECK (id > 0)); INSERT INTO t VALUES (1), (9);", refused="rows_in_the_way"),
     Case("a foreign key of the same name gets another target", T + "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE c (x int, CONSTRAINT k FOREIGN KEY (x) REFERENCES u);", T + "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE c (x int, CONSTRAINT k FOREIGN KEY (x) REFERENCES t);" + ROWS + "INSERT INTO c VALUES (1);", refused="rows_in_the_way"),
     Case("an index of the same name becomes unique", T + "CREATE UNIQUE INDEX i ON t (a);", T + "CREATE INDEX i ON t (a); INSERT INTO t VALUES (1, 'x'), (2, 'x');", refused="rows_in_the_way"),
+    Case("storage and compression under a change of type", "CREATE TABLE p (id int, k text) PARTITION BY RANGE (id); ALTER TABLE p ALTER k SET STORAGE EXTERNAL, ALTER k SET COMPRESSION pglz; CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p1 ALTER k SET STORAGE MAIN;",
+         "CREATE TABLE p (id int, k varchar(9)) PARTITION BY RANGE (id); ALTER TABLE p ALTER k SET STORAGE EXTERNAL, ALTER k SET COMPRESSION pglz; CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p1 ALTER k SET STORAGE MAIN; INSERT INTO p VALUES (1, 'x');", keeps={"SELECT k FROM p": "x"}),
+    Case("generated becomes plain, of another type", "CREATE TABLE t (id int, g bigint NOT NULL DEFAULT 3); CREATE VIEW v AS SELECT g FROM t;", "CREATE TABLE t (id int, g int GENERATED ALWAYS AS (id * 2) STORED); CREATE VIEW v AS SELECT g FROM t; INSERT INTO t VALUES (4);", keeps={"SELECT g FROM v": 8}),
+    Case("generated becomes plain, of a type that holds not all values", "CREATE TABLE t (id int, g smallint);", "CREATE TABLE t (id int, g int GENERATED ALWAYS AS (id * 20000) STORED); INSERT INTO t VALUES (4);", refused="type_change_loses"),
+    Case("virtual becomes plain, of another type", "CREATE TABLE t (id int, g bigint);", "CREATE TABLE t (id int, g int GENERATED ALWAYS AS (id * 2) VIRTUAL); INSERT INTO t VALUES (4);", refused="values_not_stored"),
 ]  # fmt: skip
 
 
