@@ -214,7 +214,7 @@ UNMET = (
     ("ALTER TABLE archon_tasks ALTER title SET NOT NULL", CONSISTENT, "1 difference"),
     ("DROP TABLE archon_sources", CONSISTENT, "archon_sources: missing"),
     ("UPDATE archon_settings SET value = '9' WHERE key = 'EMBEDDING_DIMENSIONS'", EMBEDDING, "1 statement left to do"),
-    ("DROP TABLE archon_settings", EMBEDDING, "could not be examined"),
+    ("DROP TABLE archon_settings", EMBEDDING, "5 statements left to do"),
     ("DELETE FROM archon_template_components", TEMPLATES, "1 statement left to do"),
     ("UPDATE archon_crawled_pages SET embedding = NULL WHERE id = 2", SEARCH, "1 row without an embedding"),
     (NULL_SIMILARITY, SEARCH, "1 of 1 answers without a similarity"),
