@@ -26,7 +26,7 @@ def headline(report: Report) -> str:
     """One sentence for the whole run."""
     words = HEADLINES[report["result"]]
     if report["result"] == "aligned" and ALIGNING.issubset(phase["name"] for phase in report["phases"]):
-        words = "already aligned: PROD needs nothing, nothing was changed"
+        words = "already aligned, nothing was changed"
     elif report["result"] == "changed" and report["criteria"] and not unmet(report):
         words = "PROD was brought into line with DEV"
     elif report["result"] == "drift" and any(phase["changed"] for phase in report["phases"]):
