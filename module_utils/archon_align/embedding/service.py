@@ -48,7 +48,7 @@ def probe(endpoint: Endpoint, context: Context | None = None) -> PhaseOutcome:
     if context is not None:
         findings += _compare_columns(context, endpoint.dimensions)
     return PhaseOutcome(
-        phase="embeddings",
+        phase="embedding_service",
         status="aligned",
         seconds=time.monotonic() - started,
         findings=findings,

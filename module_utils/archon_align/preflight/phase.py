@@ -11,13 +11,14 @@ from typing import Any
 
 import psycopg
 
-from ..context import Context
+from ..context import PROTECTED_TABLES, Context
 from ..database.failures import server_error
 from ..database.session import Session, open_session
 from ..database.target import Target
 from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
+from ..preservation.fingerprint import columns_of
 from . import checks
 from .facts import DatabaseFacts, read_facts, read_only_source
 from .pooler import require_own_backend
@@ -68,6 +69,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:
             problems += checks.problems(facts, min_version=options.min_version, needed=needed)
             findings += checks.findings(facts, needed=needed)
             if session.target is context.prod:
+                problems += _unknown_protected(session)
                 _surroundings(context, options, facts, problems, details)
     if options.embedding_base_url:
         details["embedding_service"], told = embedding_service(
@@ -83,6 +85,23 @@ def run(context: Context, options: Options) -> PhaseOutcome:
         details={"preflight": details},
         error=PreflightFailed(problems) if problems else None,
     )
+
+
+def _unknown_protected(session: Session) -> list[AlignError]:
+    """A table that somebody wants protected and that does not exist is a typing error, not a table without rows."""
+    always = {table for table in session.context.protected if table.name in PROTECTED_TABLES}
+    return [
+        AlignError(
+            "A table to be protected does not exist.",
+            object_name=f"{session.target.name} {table}",
+            expected="a table of this name in PROD",
+            found="no such table",
+            remedy="Correct archon_protected_tables (`name` in the first schema, or `schema.name`).",
+            code="protected_table_unknown",
+        )
+        for table in session.context.protected
+        if table not in always and not columns_of(session, table)
+    ]
 
 
 def _connected(context: Context, target: Target, stack: ExitStack, problems: list[AlignError]) -> Session | None:

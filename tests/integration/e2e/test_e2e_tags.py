@@ -12,7 +12,7 @@ from tests.support.world import World
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--tags", "ollama"], {"embeddings"}),
+        (["--tags", "ollama"], {"embedding_service"}),
         (["--tags", "backup"], {"backup"}),
         (["--tags", "schema"], {"backup", "schema"}),
         (["--tags", "report"], {"validate"}),

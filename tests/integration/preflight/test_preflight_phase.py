@@ -112,6 +112,16 @@ def test_demands_that_are_not_met_are_told_with_numbers(
     assert "MiB free" in str(outcome.error)
 
 
+def test_a_mistyped_protected_table_is_refused(make_context: Callable[..., Context], pair: tuple[str, str]) -> None:
+    """It would be protected in name only. The four that always are may be absent, as in an older PROD."""
+    prod, dev = pair
+    context = make_context(prod, dev, check=True, phase="preflight", protected_names=("archon_tasks", "archon_taskz"))
+    context.run.artifacts.mkdir(parents=True)
+    outcome = run(context, Options())
+    assert codes(outcome) == ["protected_table_unknown"]
+    assert "public.archon_taskz" in str(outcome.error)
+
+
 def test_a_pg_dump_that_is_missing_is_told(look: Callable[..., PhaseOutcome], pair: tuple[str, str]) -> None:
     assert codes(look(*pair, pg_dump="/nowhere/pg_dump")) == ["pg_dump_unusable"]
 
