@@ -13,10 +13,8 @@ from archon_align.context import Context
 from archon_align.database.session import open_session
 from archon_align.embedding import phase
 from archon_align.embedding.client import EmbeddingClient
-from archon_align.embedding.endpoint import Endpoint
 from archon_align.embedding.phase import Options
 from archon_align.embedding.reader import Limits, rows_without_embedding
-from archon_align.embedding.service import probe
 from archon_align.embedding.tables import KINDS, find_table, vector_type
 from archon_align.errors import AlignError, Resumable
 from psycopg import sql
@@ -406,40 +404,3 @@ def test_the_reader_bounds_what_it_holds(prod: str, make_context: Callable[..., 
         assert found is not None
         read = [row.id for row in rows_without_embedding(session, found, Limits(4, 2000))]
     assert read == list(range(1, 94))
-
-
-def test_the_probe_tells_what_answers(
-    prod: str, make_context: Callable[..., Context], options: Callable[..., Options]
-) -> None:
-    context = make_context(prod, prod, check=True)
-    outcome = probe(options().endpoint, context)
-    found = outcome.details["embedding_service"]
-    assert (outcome.status, outcome.changed, found["dimension"], found["model"]) == (
-        "aligned",
-        False,
-        768,
-        "nomic-embed-text",
-    )
-    assert found["version"]
-    assert found["digest"]
-    assert found["url"].endswith("/v1/embeddings")
-
-
-def test_the_probe_compares_with_the_columns(
-    prod: str,
-    new_database: Callable[[str], str],
-    make_context: Callable[..., Context],
-    options: Callable[..., Options],
-) -> None:
-    old = new_database("CREATE TABLE archon_crawled_pages (id bigint, content text, embedding vector(1536))")
-    endpoint = options().endpoint
-    outcome = probe(endpoint, make_context(old, prod))
-    assert [finding.code for finding in outcome.findings] == ["embedding_column_dimension"]
-    with pytest.raises(AlignError, match="1536"):
-        probe(endpoint, make_context(old, old))
-
-
-def test_the_probe_of_nothing_is_clear() -> None:
-    with pytest.raises(AlignError, match="refused") as caught:
-        probe(Endpoint("http://127.0.0.1:9", "m", 3))
-    assert caught.value.code == "embedding_unreachable"
