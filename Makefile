@@ -48,7 +48,7 @@ lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/lint.py
 
 test: lint ## Lint, unit and integration tests
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/integration/e2e tests $(ARGS)  # the longest first
 
 bench: setup-dev ## Measure runs and the embedding rebuild; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py
