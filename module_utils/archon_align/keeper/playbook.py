@@ -92,7 +92,8 @@ class Playbook:
         """Send SIGTERM to workers that outlived the playbook and to all below them; the number of processes told."""
         told = 0
         for worker in self._workers:
-            if not is_alive(worker):
+            # Looked at again: a child met between its fork and its exec had the playbook's command line for that moment.
+            if not is_alive(worker) or _command(worker) != self._command:
                 continue
             with contextlib.suppress(psutil.Error):
                 # Children first: a module that is told can still undo and tidy up.
