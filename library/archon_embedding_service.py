@@ -45,7 +45,7 @@ author:
 EXAMPLES = r"""
 - name: The embedding service answers from production's side
   archon_embedding_service:
-    base_url: http://10.202.28.47:11434/v1
+    base_url: http://ollama.example:11434/v1
     model: nomic-embed-text
     dimensions: 768
 """
@@ -68,7 +68,7 @@ details:
   type: dict
   sample:
     embedding_service:
-      url: http://10.202.28.47:11434/v1/embeddings
+      url: http://ollama.example:11434/v1/embeddings
       model: nomic-embed-text
       dimension: 768
       latency_ms: 21.3
@@ -81,7 +81,7 @@ error:
   sample:
     code: embedding_model_missing
     what: The embedding service cannot be used.
-    object: http://10.202.28.47:11434/v1/embeddings
+    object: http://ollama.example:11434/v1/embeddings
     expected: model nomic-embed-text present
     found: "HTTP 404: model 'nomic-embed-text' not found"
     remedy: "On the service's host run: ollama pull nomic-embed-text"

@@ -60,7 +60,7 @@ EXAMPLES = r"""
     artifacts_dir: "{{ archon_artifacts_dir }}"
     prod_dsn: "{{ archon_prod_dsn }}"
     dev_dsn: "{{ archon_dev_dsn }}"
-    base_url: http://10.202.28.47:11434/v1
+    base_url: http://ollama.example:11434/v1
     model: nomic-embed-text
     dimensions: 768
 """
@@ -116,7 +116,7 @@ error:
   sample:
     code: embedding_unreachable
     what: The rebuild of embeddings stopped. The embedding service does not answer.
-    object: http://10.202.28.47:11434/v1/embeddings
+    object: http://ollama.example:11434/v1/embeddings
     expected: a service listening there
     found: "[Errno 111] Connection refused"
     remedy: Check that the service runs and is reachable from this host, then run again. The 64 embeddings written in this run are kept; the next run continues.

@@ -58,7 +58,7 @@ EXAMPLES = r"""
     artifacts_dir: "{{ archon_artifacts_dir }}"
     prod_dsn: "{{ archon_prod_dsn }}"
     dev_dsn: "{{ archon_dev_dsn }}"
-    base_url: http://10.202.28.47:11434/v1
+    base_url: http://ollama.example:11434/v1
     model: nomic-embed-text
     dimensions: 768
     queries_file: "{{ playbook_dir }}/files/queries.json"

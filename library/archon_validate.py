@@ -71,7 +71,7 @@ EXAMPLES = r"""
     prod_dsn: "{{ archon_prod_dsn }}"
     dev_dsn: "{{ archon_dev_dsn }}"
     embedding_provider: ollama
-    embedding_base_url: http://10.202.28.47:11434/v1
+    embedding_base_url: http://ollama.example:11434/v1
     embedding_model: nomic-embed-text
     embedding_dimensions: 768
     enforce: false
