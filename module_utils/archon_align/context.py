@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .database.target import Table, Target
@@ -90,7 +90,6 @@ class Context:
     statement_timeout: float = 300.0
     lock_timeout: float = 0.8
     lock_attempts: int = 40
-    extra: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.schemas or not all(self.schemas):

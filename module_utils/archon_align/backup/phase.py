@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..context import Context
 from ..database.failures import server_error
 from ..database.session import Session, open_session
 from ..database.target import Table
+from ..database.tries import pause
 from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
@@ -222,7 +222,7 @@ def _dump(context: Context, options: Options, scratch: Scratch, dump: Path) -> _
                     raise
                 if attempt == context.lock_attempts:
                     raise
-            time.sleep(random.uniform(0.05, 0.4))  # noqa: S311 - jitter between tries, nothing secret
+            pause()
         raise AssertionError("unreachable: the last attempt either returned or raised")
     except pg.LockNotAvailable as error:
         raise AlignError(

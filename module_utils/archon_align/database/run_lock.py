@@ -9,7 +9,7 @@ from ..context import RUN_ID
 from ..errors import LockLost
 from .session import Session
 
-# "archon-a" and "lign" in ASCII would not fit; any two constants nobody else uses will do.
+# "ARCH" and "ALIG" in ASCII: any two constants that nobody else uses will do.
 LOCK_KEYS = (0x41524348, 0x414C4947)
 
 _HOLDER = """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +15,7 @@ from ..preservation.proof import Proof
 from .run_lock import require_own_lock
 from .session import Session
 from .target import Table
+from .tries import pause
 
 
 class LockMode(StrEnum):
@@ -79,7 +78,7 @@ def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_
                     code="lock_timeout",
                     remedy="See pg_locks for the session that holds the table, end it or wait, and run again.",
                 ) from error
-            time.sleep(random.uniform(0.05, 0.4))  # noqa: S311 - jitter between tries, nothing secret
+            pause()
         except BaseException:
             if not session.connection.broken and not session.connection.closed:
                 session.execute("ROLLBACK")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +12,7 @@ from psycopg import sql
 
 from ..database.run_lock import require_own_lock
 from ..database.session import Session
+from ..database.tries import pause
 from ..errors import LockTimeout
 from .tables import EmbeddedTable, VectorType, server_words
 
@@ -78,5 +77,5 @@ class Writer:
                         remedy="See pg_locks for the session that holds them, end it or wait, and run again.",
                         code="lock_timeout",
                     ) from error
-                time.sleep(random.uniform(0.05, 0.4))  # noqa: S311 - jitter between tries, nothing secret
+                pause()
         raise AssertionError("unreachable: the last attempt either returned or raised")
