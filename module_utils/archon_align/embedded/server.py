@@ -74,11 +74,20 @@ class EmbeddedServer:
 
     PostgreSQL refuses to run as root. There the server runs as `nobody`, from a copy of the binaries and with its data
     in /var/tmp, because that user often cannot enter the project's folder. `folder` still names the server.
+    `binaries` is the bin folder of another installation that every user may enter (Debian's); the bundled one otherwise.
     """
 
-    def __init__(self, folder: Path, *, version: int = 18, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        version: int = 18,
+        settings: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
+    ) -> None:
         self.folder = folder.absolute()
         self.version = version
+        self._binaries = binaries
         self.settings = {**_BASE_SETTINGS, **(settings or {})}
         key = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
         self._as_root = os.geteuid() == 0
@@ -102,6 +111,8 @@ class EmbeddedServer:
     @property
     def bin(self) -> Path:
         """The folder with postgres, pg_dump, pg_restore and psql."""
+        if self._binaries is not None:
+            return self._binaries
         if not self._as_root:
             return wheel_folder(self.version) / "bin"
         source = wheel_folder(self.version)
