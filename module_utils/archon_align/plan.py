@@ -11,6 +11,7 @@ class Statement:
 
     `object` is the qualified name of what it changes, `summary` says it in words, `hazards` names its risks.
     `proves_values` says that the planner attached a proof that stored values survive (see the execution gate).
+    `seconds` is how long it is estimated to run, from the table's size; None for what takes no time to speak of.
     """
 
     sql: str
@@ -19,3 +20,4 @@ class Statement:
     hazards: tuple[str, ...] = ()
     proves_values: bool = False
     transactional: bool = True
+    seconds: float | None = None

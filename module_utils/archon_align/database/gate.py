@@ -30,6 +30,9 @@ _NARROWING = {
     AlterTableType.AT_DisableTrigAll: "disables triggers",
 }
 
+# With the planner's proof attached: a column whose values the server computes, and will again.
+_PROVABLE = {AlterTableType.AT_DropColumn}
+
 
 def _parse(statement: str) -> tuple[ast.Node, ...]:
     return tuple(raw.stmt for raw in parse_sql(statement) if raw.stmt is not None)
@@ -104,13 +107,13 @@ def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: 
             ObjectType.OBJECT_TABCONSTRAINT,
             ObjectType.OBJECT_TRIGGER,
         )
-        if not harmless and _names(node.relation, protected):
-            return "renames or moves a protected table or column"
+        if not harmless and not proves_values and _names(node.relation, protected):
+            return "renames or moves a protected table or column without the proof that its rows are carried along"
     elif isinstance(node, ast.AlterTableStmt) and _names(node.relation, protected):
         for command in node.cmds or ():
             if command.behavior == DropBehavior.DROP_CASCADE:
                 return "drops with CASCADE on a protected table"
-            if command.subtype in _NARROWING:
+            if command.subtype in _NARROWING and not (proves_values and command.subtype in _PROVABLE):
                 return f"{_NARROWING[command.subtype]} of a protected table"
             if command.subtype == AlterTableType.AT_AlterColumnType and not proves_values:
                 return "changes a protected column's type without the proof that every value survives"

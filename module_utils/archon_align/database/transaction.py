@@ -10,6 +10,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from ..errors import LockTimeout, PreservationBroken
+from ..preservation.carried import Carried
 from ..preservation.fingerprint import Fingerprint, columns_of, fingerprint
 from ..preservation.proof import Proof
 from .run_lock import require_own_lock
@@ -93,13 +94,14 @@ def protected_transaction[Result](
     locks: Mapping[Table, LockMode],
     verify: Callable[[], None] | None = None,
     require_lock: bool = True,
+    carried: Mapping[Table, Carried] | None = None,
 ) -> tuple[Result, list[Proof]]:
     """Run `act` in one transaction that is committed only if every protected table is proved untouched.
 
     `locks` names every table involved and the strongest mode it needs; existing protected tables are added in the mode
     PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. The run lock lives on PROD: for a
-    transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. Returns what `act` returned and one
-    proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
+    transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. `carried` says how the
+    rows of a protected table that `act` reshapes are read afterwards. Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
     committed then.
     """
     wanted = dict(locks)
@@ -112,11 +114,18 @@ def protected_transaction[Result](
         # Columns are read again under the locks: somebody may have altered the table before we had them.
         protected = existing(session, session.context.protected)
         before = {table: fingerprint(session, table, columns) for table, columns in protected.items()}
+        reshaped = {table: way for table, way in (carried or {}).items() if table in protected}
+        declared = {table: _declared(session, before[table], way) for table, way in reshaped.items()}
         witnesses = {table: _witness(session, table) for table in protected}
         result = act()
         if verify is not None:
             verify()
-        proofs = [_prove(session, before[table], witnesses[table]) for table in protected]
+        proofs = [
+            _prove_carried(session, before[table], declared[table], reshaped[table])
+            if table in reshaped
+            else _prove(session, before[table], witnesses[table])
+            for table in protected
+        ]
         broken = [proof for proof in proofs if not proof.preserved]
         if broken:
             raise PreservationBroken(
@@ -147,6 +156,23 @@ def _prove(session: Session, before: Fingerprint, witness: _Witness) -> Proof:
         return Proof(str(before.table), before.rows, -1, before.digest, f"columns missing: {sorted(missing)}", "scan")
     after = fingerprint(session, before.table, before.columns)
     return Proof(str(before.table), before.rows, after.rows, before.digest, after.digest, "scan")
+
+
+def _declared(session: Session, before: Fingerprint, way: Carried) -> Fingerprint:
+    """The fingerprint that the reshaped table must have: of the rows as they are now, with the declared changes alone."""
+    if not way.before and not way.computed:
+        return before
+    columns = [name for name in before.columns if name not in way.computed]
+    return fingerprint(session, before.table, columns, way.before)
+
+
+def _prove_carried(session: Session, before: Fingerprint, declared: Fingerprint, way: Carried) -> Proof:
+    if way.kept is not None:
+        kept = fingerprint(session, way.kept, before.columns)
+        if (kept.rows, kept.digest) != (before.rows, before.digest):
+            return Proof(str(before.table), before.rows, kept.rows, before.digest, kept.digest, "carried", way)
+    after = fingerprint(session, way.table, declared.columns, way.after)
+    return Proof(str(before.table), declared.rows, after.rows, declared.digest, after.digest, "carried", way)
 
 
 def strongest(*modes: LockMode) -> LockMode:

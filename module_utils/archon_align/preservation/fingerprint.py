@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -42,11 +42,16 @@ def columns_of(session: Session, table: Table) -> tuple[str, ...]:
     )
 
 
-def fingerprint(session: Session, table: Table, columns: Sequence[str]) -> Fingerprint:
-    """Fingerprint `columns` of every row of `table` in the session's current snapshot; columns are taken in name order."""
+def fingerprint(
+    session: Session, table: Table, columns: Sequence[str], expressions: Mapping[str, str] | None = None
+) -> Fingerprint:
+    """Fingerprint `columns` of every row of `table` in the session's current snapshot; columns are taken in name order.
+
+    `expressions` gives the SQL text that stands for a column where that is not its name.
+    """
     ordered = tuple(sorted(columns))
-    row = session.row(
-        _FINGERPRINT.format(columns=sql.SQL(", ").join(map(sql.Identifier, ordered)), table=table.identifier)
-    )
+    texts: Mapping[str, str] = expressions or {}
+    terms = [sql.SQL(texts[name]) if name in texts else sql.Identifier(name) for name in ordered]
+    row = session.row(_FINGERPRINT.format(columns=sql.SQL(", ").join(terms), table=table.identifier))
     assert row is not None
     return Fingerprint(table, ordered, int(row["rows"]), str(row["digest"]))

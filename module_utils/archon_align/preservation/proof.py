@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from .carried import Carried
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """Rows and fingerprint (32 hex digits = 128 bits) before and after one transaction.
 
-    `method` says how the second value was had: by a second scan, or because the table's file is the same and the
-    transaction's own write counters did not move (`counters`).
+    `method` says how the second value was had: by a second scan, because the table's file is the same and the
+    transaction's own write counters did not move (`counters`), or by a scan through the declared way back of a table
+    that the transaction reshaped (`carried`, see carried.py).
     """
 
     table: str
@@ -19,11 +22,17 @@ class Proof:
     rows_after: int
     fingerprint_before: str
     fingerprint_after: str
-    method: Literal["scan", "counters"]
+    method: Literal["scan", "counters", "carried"]
+    carried: Carried | None = None
 
     @property
     def preserved(self) -> bool:
         return (self.rows_before, self.fingerprint_before) == (self.rows_after, self.fingerprint_after)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "preserved": self.preserved}
+        shown = {**asdict(self), "preserved": self.preserved}
+        if self.carried is None:
+            del shown["carried"]
+        else:
+            shown["carried"] = self.carried.as_dict()
+        return shown

@@ -85,7 +85,9 @@ def apply(
             _require_compiling(session, plan, after.current, compiles_there)
         found.append(after)
 
-    _, proofs = protected_transaction(session, act, locks=plan.locks, verify=verify, require_lock=require_lock)
+    _, proofs = protected_transaction(
+        session, act, locks=plan.locks, verify=verify, require_lock=require_lock, carried=plan.carried
+    )
     return Applied(tuple(proofs), found[0])
 
 

@@ -17,9 +17,8 @@ _FOLLOWS_TYPE = frozenset({Kind.INDEX, Kind.SEQUENCE, Kind.DEFAULT, Kind.TABLE})
 class Closure:
     """Grows the set of objects to drop; nothing in it bears data of its own (a generated column's values are computed)."""
 
-    def __init__(self, current: Catalog, protected: frozenset[Key]) -> None:
+    def __init__(self, current: Catalog) -> None:
         self.current = current
-        self.protected = protected
         self.dropped: set[Key] = set()
         self.emptied: set[Key] = set()
         self.refused: dict[Key, str] = {}
@@ -36,9 +35,6 @@ class Closure:
                 if one in self.dropped:
                     continue
             if one.kind is Kind.COLUMN and self._generated(one):
-                if one.table in self.protected:
-                    self.refused[reason] = f"{one} is computed from it, and no column of a protected table is dropped"
-                    continue
                 if len(self.with_children(one)) > 1 or self.current.parents_of(one):
                     self.refused[reason] = (
                         f"{one} is computed and inherited, and would have to be dropped with all its kin"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from ..database.transaction import LockMode
 from ..plan import Statement
 from .compare import Difference
-from .conversion import conversion
+from .conversion import conversion, way_back
 from .ddl import COMPRESSION, STORAGE, ident, literal
 from .draft import Draft
 from .evidence import misfits
@@ -28,10 +28,9 @@ def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
         draft.closure.drop(key)  # its values are computed, and will be again
     elif new.generated and not old.generated:
         answer = draft.evidence.against(key, "generated")
-        if answer is not None or key.table in draft.protected:
-            stored = answer.text if answer is not None else "a protected table's column"
+        if answer is not None:
             draft.refuse(
-                "values_would_be_replaced", key, f"DEV computes this column, PROD stores values in it: {stored}"
+                "values_would_be_replaced", key, f"DEV computes this column, PROD stores values in it: {answer.text}"
             )
         else:
             draft.closure.drop_empty(key)
@@ -123,8 +122,10 @@ def _not_null(draft: Draft, new: Column, difference: Difference) -> list[Stateme
 
 def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Difference]) -> list[Statement]:
     key = new.key
-    found = conversion(old, new, draft.desired, draft.current, same_text=key.table in draft.protected)
+    found = conversion(old, new, draft.desired, draft.current)
     answer = draft.evidence.against(key, "type")
+    for one in draft.closure.with_children(key):
+        draft.carry(one, way_back(old, new, draft.current))
     change_of = f"{draft.writer.text(old.type)} → {draft.writer.text(new.type)}"
     if answer is not None:
         draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .ddl import Writer, ident, literal
 from .model import Catalog, Column, Domain, Enum, Kind
 from .portable import extensions_in
-from .widening import assumes_time_zone, keeps_text, keeps_values, rewrites, split
+from .widening import assumes_time_zone, keeps_values, rewrites, split
 
 _STRINGS = ("text", "character varying", "character")
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
@@ -38,9 +38,8 @@ def type_of(catalog: Catalog, column: Column) -> Enum | Domain | None:
     return None
 
 
-def conversion(old: Column, new: Column, desired: Catalog, current: Catalog, *, same_text: bool) -> Conversion:
-    """How `old` (of `current`) becomes `new` (of `desired`). `same_text`: the value's text must stay what it is, because the
-    column is part of a fingerprint."""
+def conversion(old: Column, new: Column, desired: Catalog, current: Catalog) -> Conversion:
+    """How `old` (of `current`) becomes `new` (of `desired`)."""
     writer = Writer(current.extension_schemas)
     column, kind = ident(old.key.part), type_of(desired, new)
     rewriting = ("rewrites_table",) if rewrites(old.type, new.type) or kind is not None else ()
@@ -49,9 +48,9 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog, *, 
         return Conversion("", None, "", hazards)
     new_type = writer.text(new.type)
     proven = keeps_values(old.type, new.type)
-    if proven and (not same_text or keeps_text(old.type, new.type)):
+    if proven:
         return Conversion("", None, "", hazards)
-    hazards = (*hazards, "narrows_type", "validates_rows") if not proven else (*hazards, "validates_rows")
+    hazards = (*hazards, "narrows_type", "validates_rows")
     forward = _cast(current, old, new, column, writer)
 
     def only_null(reason: str) -> Conversion:
@@ -77,7 +76,7 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog, *, 
         probe = Column(new.key, kind.base, split(kind.base)[0])
     elif _is_unknown(current, desired, new):
         return only_null(f"{new_type} does not exist there yet, so nothing can be tried")
-    misfit = _misfit(old, probe, column, current, writer, same_text)
+    misfit = _misfit(old, probe, column, current, writer)
     if isinstance(kind, Domain) and (
         refused := domain_refuses(kind, _cast(current, old, probe, column, writer), writer)
     ):
@@ -88,6 +87,11 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog, *, 
         f"the value would not be the same as {new_type}",
         hazards,
     )
+
+
+def way_back(old: Column, new: Column, current: Catalog) -> str:
+    """The expression that turns a value of `new` into the one of `old` that it was: by it the change is proved."""
+    return _cast(current, new, old, ident(new.key.part), Writer(current.extension_schemas))
 
 
 def domain_refuses(domain: Domain, value: str, writer: Writer) -> str | None:
@@ -121,23 +125,20 @@ def _cast(current: Catalog, old: Column, new: Column, value: str, writer: Writer
     return f"CAST(CAST({value} AS {through}) AS {target})"
 
 
-def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Writer, same_text: bool) -> str:
+def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Writer) -> str:
     old_base, new_base = split(old.type)[0], split(new.type)[0]
     if old_base in _NUMBERS and new_base in _RANGES and not old.type.endswith("[]"):
         # Asked without a cast, which would fail on the first value out of range.
         limit = _RANGES[new_base]
         outside = f"{column} NOT BETWEEN {-limit} AND {limit - 1}"
         fraction = f" OR {column} <> trunc({column})" if old_base not in _RANGES else ""
-        text = f" OR {_differs(f'CAST({column} AS text)', f'CAST(trunc({column}) AS text)')}" if same_text else ""
-        return f"{column} IS NOT NULL AND ({outside}{fraction}{text if old_base not in _RANGES else ''})"
+        return f"{column} IS NOT NULL AND ({outside}{fraction})"
     there = _cast(current, old, new, column, writer)
     back = _cast(current, new, old, there, writer)
-    if old_base in _NUMBERS and new_base in _NUMBERS and not same_text:
+    if old_base in _NUMBERS and new_base in _NUMBERS:
         lost = f"{back} IS DISTINCT FROM {column}"
     else:
         lost = _differs(f"CAST({back} AS text)", f"CAST({column} AS text)")
-    if same_text:
-        lost = f"({lost} OR {_differs(f'CAST({there} AS text)', f'CAST({column} AS text)')})"
     if current.version < INPUT_IS_VALID_SINCE:
         return f"{column} IS NOT NULL AND {lost}"
     readable = f"pg_input_is_valid(CAST({column} AS text), {literal(writer.text(new.type))})"

@@ -8,6 +8,7 @@ from ..database.target import Table as TableName
 from ..database.transaction import LockMode, strongest
 from ..findings import Finding
 from ..plan import Statement
+from ..preservation.carried import Carried
 from .closure import Closure
 from .compare import Comparison, Difference
 from .ddl import Writer
@@ -38,7 +39,7 @@ class Draft:
         for difference in comparison.differences:
             self.aspects.setdefault(difference.key, {})[difference.aspect] = difference
         self.writer = Writer(self._extension_schemas())
-        self.closure = Closure(self.current, protected)
+        self.closure = Closure(self.current)
         self.opening: list[Statement] = []
         self.nodes: dict[Key, Node] = {}
         self.sources: dict[Key, Catalog] = {}
@@ -46,6 +47,28 @@ class Draft:
         self.refused: list[Finding] = []
         self.left: dict[Difference, Finding] = {}
         self.locks: dict[TableName, LockMode] = {}
+        self.way_back: dict[Key, dict[str, str]] = {}
+        self.computed: dict[Key, set[str]] = {}
+
+    def carry(self, column: Key, expression: str) -> None:
+        """Say by which expression over the changed table a value of `column` is what it was: the proof goes through it."""
+        if column.table in self.protected:
+            self.way_back.setdefault(column.table, {})[column.part] = expression
+
+    def compute_again(self, column: Key) -> None:
+        """Leave a column out of the proof: the server computes it, and by another expression than before."""
+        if column.table in self.protected:
+            self.computed.setdefault(column.table, set()).add(column.part)
+
+    @property
+    def carried(self) -> dict[TableName, Carried]:
+        """How the protected tables that this plan reshapes are proved."""
+        found = {}
+        for key in self.way_back.keys() | self.computed.keys():
+            name = TableName(key.schema, key.name)
+            computed = frozenset(self.computed.get(key, ()))
+            found[name] = Carried(name, after=self.way_back.get(key, {}), computed=computed)
+        return found
 
     def _extension_schemas(self) -> dict[str, str]:
         """Where extensions live in PROD, or will when this plan creates them."""

@@ -88,9 +88,9 @@ def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evid
     return Evidence(answers)
 
 
-def questions(comparison: Comparison, protected: frozenset[Key]) -> Iterator[Question]:
+def questions(comparison: Comparison) -> Iterator[Question]:
     """Everything about stored rows that planning this comparison depends on."""
-    asker = _Asker(comparison, protected)
+    asker = _Asker(comparison)
     for difference in comparison.differences:
         yield from asker.about(difference)
 
@@ -118,10 +118,9 @@ def _quoted(text: str) -> str:
 
 
 class _Asker:
-    def __init__(self, comparison: Comparison, protected: frozenset[Key]) -> None:
+    def __init__(self, comparison: Comparison) -> None:
         self.desired = comparison.desired
         self.current = comparison.current
-        self.protected = protected
         self.writer = Writer(self.current.extension_schemas)
 
     def about(self, difference: Difference) -> Iterator[Question]:
@@ -164,7 +163,7 @@ class _Asker:
                 key, aspect, misfits(key.table, f"{ident(key.part)} IS NULL", self.current), "the column is NULL"
             )
         elif aspect == "type" and old is not None and not (old.generated and new.generated):
-            found = conversion(old, new, self.desired, self.current, same_text=key.table in self.protected)
+            found = conversion(old, new, self.desired, self.current)
             if found.misfit is not None:
                 yield Question(key, aspect, misfits(key.table, found.misfit, self.current), found.reason)
         elif aspect == "generated" and old is not None and new.generated and not old.generated:

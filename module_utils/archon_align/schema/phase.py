@@ -74,7 +74,7 @@ def plan_for(session: Session, wanted: Catalog, current: Catalog) -> SchemaPlan:
     """Compare, ask the rows of the session's database, plan; only reads."""
     protected = protected_keys(session.context)
     found = compare(wanted, current, vector_indexes=False)
-    return plan(found, gather(session, questions(found, protected)), protected=protected)
+    return plan(found, gather(session, questions(found)), protected=protected)
 
 
 def _read(session: Session) -> Catalog:

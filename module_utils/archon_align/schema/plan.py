@@ -7,7 +7,7 @@ dropped and put back with options, owner, grants and comment. What a machine mus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pglast.parser import ParseError, parse_sql_protobuf
 
@@ -17,6 +17,7 @@ from ..database.transaction import LockMode
 from ..errors import GateRefused
 from ..findings import Finding
 from ..plan import Statement
+from ..preservation.carried import Carried
 from . import changes, columns, enums
 from .compare import MISSING, Comparison, Difference
 from .draft import DECIDE, Draft
@@ -36,7 +37,8 @@ _FAMILY = dict.fromkeys(("smallint", "integer", "bigint", "numeric"), "number") 
 class SchemaPlan:
     """`statements` in order, guards among them. With anything in `refused`, nothing may be executed.
 
-    `left` are differences that stay, each told by a finding; `locks` is what the transaction takes first.
+    `left` are differences that stay, each told by a finding; `locks` is what the transaction takes first; `carried` says
+    how the rows of protected tables that it reshapes are proved.
     """
 
     comparison: Comparison
@@ -45,6 +47,7 @@ class SchemaPlan:
     findings: tuple[Finding, ...]
     left: frozenset[Difference]
     locks: Mapping[TableName, LockMode]
+    carried: Mapping[TableName, Carried] = field(default_factory=dict)
 
 
 def plan(comparison: Comparison, evidence: Evidence, *, protected: frozenset[Key] = frozenset()) -> SchemaPlan:
@@ -85,7 +88,11 @@ def _attempt(draft: Draft) -> SchemaPlan:
     for key in draft.closure.order():
         draft.lock_tables_of(key, LockMode.ALTER)
         text = draft.closure.drop_text(key, draft.writer)
-        dropping.append(draft.statement(text, key, f"drop {key}, to be put back", "takes_exclusive_lock"))
+        computed = key.kind is Kind.COLUMN
+        if computed and _computes_otherwise(draft, key):
+            draft.compute_again(key)
+        hazards = ("takes_exclusive_lock", "rewrites_table") if computed else ("takes_exclusive_lock",)
+        dropping.append(draft.statement(text, key, f"drop {key}, to be put back", *hazards, proves=computed))
     try:
         providing = [statement for node in ordered(draft.nodes, draft.needs) for statement in node.statements]
     except CyclicNeed as error:
@@ -97,8 +104,19 @@ def _attempt(draft: Draft) -> SchemaPlan:
     _ask_the_gate(draft, statements)
     findings = (*draft.left.values(), *notes(draft.comparison))
     return SchemaPlan(
-        draft.comparison, statements, tuple(draft.refused), findings, frozenset(draft.left), dict(draft.locks)
+        draft.comparison,
+        statements,
+        tuple(draft.refused),
+        findings,
+        frozenset(draft.left),
+        dict(draft.locks),
+        draft.carried,
     )
+
+
+def _computes_otherwise(draft: Draft, column: Key) -> bool:
+    """Will a computed column that is made anew hold other values than before?"""
+    return not {"default", "type", "generated", "collation"}.isdisjoint(draft.aspects.get(column, ()))
 
 
 def _structural(aspects: Mapping[str, Difference]) -> set[str]:

@@ -56,15 +56,6 @@ def _numeric_grows(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     return new_scale >= old_scale and new[0] - new_scale >= old[0] - old_scale
 
 
-def keeps_text(old: str, new: str) -> bool:
-    """For a change that keeps values: is their text the same too (so that a fingerprint of the rows stays)?"""
-    (old_base, old_mods, _), (new_base, new_mods, _) = split(old), split(new)
-    if new_base == "numeric" and new_mods:
-        old_scale = old_mods[1] if old_base == "numeric" and len(old_mods) > 1 else 0
-        return (new_mods[1] if len(new_mods) > 1 else 0) == old_scale
-    return (old_base, new_base) not in (("real", "double precision"), ("cidr", "inet"))
-
-
 def rewrites(old: str, new: str) -> bool:
     """Does the server write the whole table anew for this change?"""
     (old_base, _, old_array), (new_base, _, new_array) = split(old), split(new)
