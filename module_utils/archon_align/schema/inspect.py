@@ -34,7 +34,7 @@ from .model import (
 )
 from .portable import Portable
 from .reading import Class, Reading, Row
-from .surroundings import comments, default_grants, dependencies, grants, unmodelled
+from .surroundings import comments, default_grants, dependencies, grants, sizes, unmodelled
 
 _VIEW_KINDS = {"v": Kind.VIEW, "m": Kind.MATVIEW}
 _TYPE_KINDS = {"e": Kind.ENUM, "d": Kind.DOMAIN}
@@ -91,6 +91,7 @@ class _Reader(Reading):
             comments=comments(self),
             grants=grants(self),
             owners=self.owners,
+            makers={row["schema"]: row["owner"] for row in self.rows(queries.MAKERS)},
             depends=depends,
             strangers=strangers,
             unmodelled=unmodelled(self, defaults),
@@ -100,6 +101,7 @@ class _Reader(Reading):
             available=self._available(),
             casts=frozenset((self.portable(one), self.portable(other)) for one, other in self.environment["casts"]),
             default_grants=default_grants(defaults),
+            sizes=sizes(self),
         )
 
     def _extensions(self, functions: Iterable[Row], types: Iterable[Row]) -> None:

@@ -279,6 +279,14 @@ class Available:
     creatable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """About how many rows a table has, and how many bytes with its TOAST table but without its indexes."""
+
+    rows: int = 0
+    bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The structure of one database's schemas as one session saw it.
@@ -286,6 +294,7 @@ class Catalog:
     `depends` maps an object to the objects its definition needs; `strangers` maps one to the names of objects that need it
     but are outside the schemas or of a kind that is not compared. `default_grants` maps (schema, PostgreSQL's object
     letter) to what a new object of this role is granted by ALTER DEFAULT PRIVILEGES; schema '' is the whole database.
+    `makers` maps a schema to the role that new objects there shall belong to, '' being any new schema.
     `forbidden` holds (object, role) pairs for which no grant may exist.
     """
 
@@ -297,6 +306,7 @@ class Catalog:
     comments: Mapping[Key, str] = field(default_factory=dict)
     grants: Mapping[Key, frozenset[Grant]] = field(default_factory=dict)
     owners: Mapping[Key, str] = field(default_factory=dict)
+    makers: Mapping[str, str] = field(default_factory=dict)
     depends: Mapping[Key, frozenset[Key]] = field(default_factory=dict)
     strangers: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     unmodelled: tuple[Unmodelled, ...] = ()
@@ -307,6 +317,7 @@ class Catalog:
     casts: frozenset[tuple[str, str]] = frozenset()
     default_grants: Mapping[tuple[str, str], frozenset[Grant]] = field(default_factory=dict)
     forbidden: frozenset[tuple[Key, str]] = frozenset()
+    sizes: Mapping[Key, Size] = field(default_factory=dict)
 
     @cached_property
     def extension_schemas(self) -> dict[str, str]:
@@ -332,6 +343,12 @@ class Catalog:
             elif key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
                 found.setdefault(key.table, []).append(key)
         return found
+
+    def maker(self, key: Key) -> str:
+        """Who a new object shall belong to: the owner of the other tables, as whose member this role may be connected."""
+        return self.makers.get(
+            key.schema if key.schema in self.schemas and key.schema in self.all_schemas else "", self.me
+        )
 
     def parents_of(self, column: Key) -> list[Column]:
         """The columns of parent tables that `column` is inherited from."""

@@ -56,7 +56,43 @@ SCHEMAS: LiteralString = """
 SELECT n.oid::bigint, n.nspname::text AS schema, pg_get_userbyid(n.nspowner)::text AS owner FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)
 """
 
-RELATIONS: LiteralString = """
+# Who new objects shall belong to: the role that owns most tables, if this role may hand objects over to it and it may
+# have objects there; schema '' stands for new schemas.
+MAKERS: LiteralString = (
+    """
+WITH maker AS (
+  SELECT c.relowner AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p')
+    AND pg_has_role(c.relowner, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+    AND """
+    + _not_of_extension("pg_class", "c.oid")
+    + """ GROUP BY c.relowner ORDER BY count(*) DESC, pg_get_userbyid(c.relowner) = current_user DESC, c.relowner LIMIT 1
+)
+SELECT n.nspname::text AS schema, pg_get_userbyid(m.oid)::text AS owner FROM maker m CROSS JOIN pg_namespace n
+WHERE n.nspname = ANY(%(schemas)s) AND has_schema_privilege(m.oid, n.oid, 'CREATE')
+UNION ALL SELECT '', pg_get_userbyid(m.oid)::text FROM maker m WHERE has_database_privilege(m.oid, current_database(), 'CREATE')
+"""
+)
+
+# The server's own counts; what was never counted is measured. That takes a lock on the table, so one that another session
+# holds exclusively is left out instead of waited for.
+SIZES: LiteralString = """
+WITH held AS MATERIALIZED (
+  SELECT relation FROM pg_locks WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted AND pid <> pg_backend_pid()
+)
+SELECT c.relkind::text AS kind, n.nspname::text AS schema, c.relname::text AS name, f.bytes,
+       CASE WHEN c.relpages > 0 AND c.reltuples >= 0 THEN c.reltuples::float8 END AS tuples
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class o ON o.oid = c.reltoastrelid
+CROSS JOIN LATERAL (
+  SELECT sum(CASE WHEN file.pages > 0 THEN file.pages::bigint * current_setting('block_size')::bigint
+                  WHEN c.oid <> ALL (ARRAY(SELECT relation FROM held)) THEN coalesce(pg_relation_size(file.oid), 0) ELSE 0 END)::bigint AS bytes
+  FROM (VALUES (c.oid, c.relpages), (o.oid, o.relpages)) file (oid, pages) WHERE file.oid IS NOT NULL
+) f
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'm') AND f.bytes > 0
+"""
+
+RELATIONS: LiteralString = (
+    """
 SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security, coalesce(c.reloptions, '{}')::text[] AS options,
        CASE WHEN c.relreplident = 'i' THEN (SELECT 'i' || r.relname FROM pg_index i JOIN pg_class r ON r.oid = i.indexrelid
@@ -69,8 +105,8 @@ SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relk
        CASE WHEN c.relkind IN ('v', 'm') THEN rtrim(pg_get_viewdef(c.oid), ';') END AS viewdef,
        c.relispopulated AS populated
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am a ON a.oid = c.relam
-WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AND """ + _not_of_extension(
-    "pg_class", "c.oid"
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AND """
+    + _not_of_extension("pg_class", "c.oid")
 )
 
 COLUMNS: LiteralString = (

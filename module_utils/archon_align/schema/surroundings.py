@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import queries
-from .model import OWNER, Grant, Key, Kind, Unmodelled
+from .model import OWNER, Grant, Key, Kind, Size, Unmodelled
 from .reading import Class, Reading, Row
 
 _DEFAULTS = {"r": "tables", "S": "sequences", "f": "functions", "T": "types", "n": "schemas", "L": "large objects"}
+_ROW_BYTES = 100  # taken for a table whose rows the server never counted
 
 
 def comments(reading: Reading) -> dict[Key, str]:
@@ -24,6 +25,16 @@ def grants(reading: Reading) -> dict[Key, frozenset[Grant]]:
         if key is not None and (key.kind is not Kind.COLUMN or row["sub"]):
             found.setdefault(key, set()).add(Grant(row["role"], row["privilege"], row["grantable"]))
     return {key: frozenset(grants) for key, grants in found.items()}
+
+
+def sizes(reading: Reading) -> dict[Key, Size]:
+    """How large tables and materialised views are; empty ones are left out."""
+    found = {}
+    for row in reading.rows(queries.SIZES):
+        rows = int(row["tuples"]) if row["tuples"] is not None else row["bytes"] // _ROW_BYTES
+        key = Key(Kind.MATVIEW if row["kind"] == "m" else Kind.TABLE, row["schema"], row["name"])
+        found[key] = Size(rows, row["bytes"])
+    return found
 
 
 def unmodelled(reading: Reading, defaults: Iterable[Row]) -> tuple[Unmodelled, ...]:
