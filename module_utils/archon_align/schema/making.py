@@ -87,9 +87,10 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
     for column in inner:
         attach(draft, node, column, source, again)
     # Last: a new owner might not let us go on.
-    owner = draft.current.owners.get(key)
-    if again and owner is not None and owner != draft.current.me:
-        node.statements.append(draft.statement(draft.writer.owner(key, owner), key, f"owner of {key} as before"))
+    owner = draft.current.owners.get(key) if again else draft.current.maker(key)
+    if key in source.owners and owner is not None and owner != draft.current.me:
+        summary = f"owner of {key} as {'before' if again else 'of the other tables'}"
+        node.statements.append(draft.statement(draft.writer.owner(key, owner), key, summary))
 
 
 def _name_taken(current: Catalog, key: Key) -> Key | None:
@@ -110,7 +111,7 @@ def _may_create(draft: Draft, value: Extension, difference: Difference) -> bool:
     found = "PROD's server does not offer it" if offered is None else f"{draft.current.me} may not create it"
     remedy = f"Have an administrator install and create extension {name} on PROD, then run again."
     if any(
-        name in _extensions_of(draft.desired.objects.get(key) or draft.desired.column(key)) for key in draft.aspects
+        name in extensions_of(draft.desired.objects.get(key) or draft.desired.column(key)) for key in draft.aspects
     ):
         draft.refuse("extension_missing", value.key, f"it is needed, but {found}", remedy)
     else:
@@ -118,16 +119,16 @@ def _may_create(draft: Draft, value: Extension, difference: Difference) -> bool:
     return False
 
 
-def _extensions_of(value: object) -> set[str]:
+def extensions_of(value: object) -> set[str]:
     """The extensions that any text in an object needs."""
     if isinstance(value, str):
         return extensions_in(value)
     if isinstance(value, dict):
-        return set().union(*map(_extensions_of, value.values()))
+        return set().union(*map(extensions_of, value.values()))
     if isinstance(value, tuple):
-        return set().union(*map(_extensions_of, value))
+        return set().union(*map(extensions_of, value))
     if is_dataclass(value) and not isinstance(value, Key):
-        return set().union(*(_extensions_of(getattr(value, field.name)) for field in fields(value)))
+        return set().union(*(extensions_of(getattr(value, field.name)) for field in fields(value)))
     return set()
 
 
