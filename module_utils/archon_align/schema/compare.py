@@ -297,7 +297,7 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not isinstance(value, Key):
         return ", ".join(" ".join(map(str, item)) if isinstance(item, tuple) else str(item) for item in value)
     return str(value)
 

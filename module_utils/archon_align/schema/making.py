@@ -125,9 +125,9 @@ def extensions_of(value: object) -> set[str]:
         return extensions_in(value)
     if isinstance(value, dict):
         return set().union(*map(extensions_of, value.values()))
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not isinstance(value, Key):
         return set().union(*map(extensions_of, value))
-    if is_dataclass(value) and not isinstance(value, Key):
+    if is_dataclass(value):
         return set().union(*(extensions_of(getattr(value, field.name)) for field in fields(value)))
     return set()
 

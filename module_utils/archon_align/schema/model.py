@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 OWNER = "«owner»"  # a grantee: whoever owns the object; owners' names differ between environments
 PUBLIC = "PUBLIC"
@@ -36,15 +37,16 @@ class Kind(StrEnum):
     TRIGGER = "trigger"
     POLICY = "policy"
 
+    __hash__ = str.__hash__  # an Enum's own is written in Python
+
 
 RELATIONS = frozenset({Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.SEQUENCE, Kind.INDEX, Kind.COMPOSITE})
 TYPES = frozenset({Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE})
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
+class Key(NamedTuple):
     """An object's identity. `name` is the table's for what lives on a table; `part` is then the object's own name,
-    or a function's portable argument types."""
+    or a function's portable argument types. A tuple, because most of the work consists of hashing and ordering keys."""
 
     kind: Kind
     schema: str
@@ -295,7 +297,7 @@ class Catalog:
     but are outside the schemas or of a kind that is not compared. `default_grants` maps (schema, PostgreSQL's object
     letter) to what a new object of this role is granted by ALTER DEFAULT PRIVILEGES; schema '' is the whole database.
     `makers` maps a schema to the role that new objects there shall belong to, '' being any new schema.
-    `forbidden` holds (object, role) pairs for which no grant may exist.
+    `forbidden` holds (object, role) pairs for which no grant may exist. `quarantined` are the relations in archon_quarantine.
     """
 
     version: int
@@ -317,6 +319,8 @@ class Catalog:
     casts: frozenset[tuple[str, str]] = frozenset()
     default_grants: Mapping[tuple[str, str], frozenset[Grant]] = field(default_factory=dict)
     forbidden: frozenset[tuple[Key, str]] = frozenset()
+    creates_schemas: bool = False
+    quarantined: frozenset[str] = frozenset()
     sizes: Mapping[Key, Size] = field(default_factory=dict)
 
     @cached_property
