@@ -187,13 +187,23 @@ def _privileges(facts: DatabaseFacts, needed: frozenset[str]) -> Iterable[AlignE
         )
     hidden = [one for one in facts.objects if one.hidden]
     if hidden:
+        owners = sorted({one.owner for one in hidden})
+        if all(one.owned for one in hidden):
+            found = f"row-level security is forced on the owner, {', '.join(owners)}"
+            remedy = (
+                "Connect through a role with BYPASSRLS that is a member of the owner, as a superuser makes it: CREATE ROLE"
+                f" archon_admin LOGIN BYPASSRLS IN ROLE {', '.join(map(_quoted, owners))}. Or ALTER ROLE {role} BYPASSRLS,"
+                " or ALTER TABLE … NO FORCE ROW LEVEL SECURITY."
+            )
+        else:
+            found = f"row-level security applies to this role; owned by {', '.join(owners)}"
+            remedy = f"Connect as the owner, or as a superuser ALTER ROLE {role} BYPASSRLS."
         yield AlignError(
             f"Row-level security would hide rows on {facts.target}.",
             object_name=f"{facts.target}: {_names(hidden)}",
             expected=f"a role that sees every row: their owner (without FORCE) or one with BYPASSRLS; this is {facts.role}",
-            found=f"row-level security applies to this role; owned by {_owners(hidden)}",
-            remedy="Connect as the owner, ALTER TABLE … NO FORCE ROW LEVEL SECURITY, or as a superuser"
-            f" ALTER ROLE {role} BYPASSRLS.",
+            found=found,
+            remedy=remedy,
             code="rows_hidden",
         )
 

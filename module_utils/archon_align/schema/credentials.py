@@ -36,7 +36,7 @@ def with_credentials(catalog: Catalog, schema: str) -> Catalog:
         objects={**catalog.objects, **{value.key: value for value in made}},
         depends={**catalog.depends, **_depends(catalog, table, sequence, made)},
         grants={**catalog.grants, **_grants(catalog, table, sequence)},
-        owners={**catalog.owners, table: catalog.me, sequence: catalog.me},
+        owners={**catalog.owners, table: catalog.maker(table), sequence: catalog.maker(sequence)},
         forbidden=frozenset(forbidden),
     )
 

@@ -101,6 +101,8 @@ class _Reader(Reading):
             available=self._available(),
             casts=frozenset((self.portable(one), self.portable(other)) for one, other in self.environment["casts"]),
             default_grants=default_grants(defaults),
+            creates_schemas=self.environment["creates"],
+            quarantined=frozenset(self.environment["quarantined"] or ()),
             sizes=sizes(self),
         )
 

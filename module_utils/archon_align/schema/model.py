@@ -254,8 +254,7 @@ type Object = (
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Grant:
+class Grant(NamedTuple):
     """A privilege held by `role` (a name, PUBLIC or OWNER)."""
 
     role: str

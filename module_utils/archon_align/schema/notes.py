@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..findings import Finding
 from .compare import Comparison
-from .model import Constraint, Extension, Function, Index, Key, Kind, Table, Trigger
+from .model import Catalog, Constraint, Extension, Function, Index, Key, Kind, Table, Trigger
 from .portable import same_meaning
 
 
@@ -134,11 +134,12 @@ def _overloads(comparison: Comparison) -> Iterator[Finding]:
 def _owners(comparison: Comparison) -> Iterator[Finding]:
     desired, current = comparison.desired, comparison.current
 
-    def plain(owner: str | None, me: str) -> str | None:
-        return None if owner == me else owner
+    def plain(catalog: Catalog, key: Key) -> str | None:
+        owner = catalog.owners[key]
+        return None if owner == catalog.maker(key) else owner
 
     for key in sorted(desired.owners.keys() & current.owners.keys(), key=Key.__str__):
-        wanted, found = plain(desired.owners[key], desired.me), plain(current.owners[key], current.me)
+        wanted, found = plain(desired, key), plain(current, key)
         if wanted != found:
             yield Finding(
                 "owner",

@@ -24,7 +24,8 @@ SELECT current_setting('server_version_num')::int AS version, current_database()
        (SELECT array_agg(nspname::text) FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_toast%%' AND nspname NOT LIKE 'pg\\_temp%%') AS all_schemas,
        (SELECT array_agg(ARRAY[format_type(castsource, NULL), format_type(casttarget, NULL)]) FROM pg_cast) AS casts,
        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
-       has_database_privilege(current_database(), 'CREATE') AS creates
+       has_database_privilege(current_database(), 'CREATE') AS creates,
+       (SELECT array_agg(relname::text) FROM pg_class WHERE relnamespace = to_regnamespace('archon_quarantine')::oid) AS quarantined
 WHERE %(schemas)s::text[] IS NOT NULL
 """
 
