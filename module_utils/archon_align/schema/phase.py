@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,12 +20,14 @@ from ..plan import Statement
 from ..preservation.proof import Proof
 from .apply import Applied, apply, require_decided
 from .bodies import compile_error
-from .compare import Comparison, compare
+from .compare import Comparison
 from .credentials import with_credentials
-from .evidence import gather, questions
+from .decisions import Decisions
 from .inspect import inspect
 from .model import Catalog, Key, Kind
-from .plan import SchemaPlan, plan
+from .planfile import bound, load, require_same, source_of
+from .planning import Choices, Made, make_plan
+from .scope import Scope
 from .text import as_json, diff, render_sql
 
 PHASE = "schema"
@@ -32,33 +35,38 @@ PHASE = "schema"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`credentials`: create `archon_credentials` in both databases (plan, item 2.3)."""
+    """`credentials`: create `archon_credentials` in both databases (plan, item 2.3). `plan_file`: a reviewed plan.json, which
+    then is the only plan that may be applied."""
 
     credentials: bool = True
+    decisions: Decisions = field(default_factory=Decisions)
+    scope: Scope = field(default_factory=Scope)
+    plan_file: Path | None = None
+
+    def choices(self) -> Choices:
+        """The choices for PROD; the method and parameters of vector indexes are the embeddings phase's matter."""
+        return Choices(self.decisions, self.scope, vector_indexes=False, rebuilds_vectors=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The plans for both databases; DEV's only ever makes `archon_credentials`."""
+    """The plans for both databases; DEV's only ever makes `archon_credentials`. `json` is plan.json."""
 
-    dev: SchemaPlan
-    prod: SchemaPlan
+    dev: Made
+    prod: Made
+    json: dict[str, Any]
 
     @property
     def sql(self) -> str:
         """plan.sql"""
-        parts = [render_sql(self.dev, "DEV")] if self.dev.statements or self.dev.refused else []
-        return "\n".join([*parts, render_sql(self.prod, "PROD")])
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """plan.json"""
-        return {"dev": as_json(self.dev), "prod": as_json(self.prod)}
+        dev, prod = self.dev.plan, self.prod.plan
+        parts = [render_sql(dev, "DEV")] if dev.statements or dev.refused else []
+        return "\n".join([*parts, render_sql(prod, "PROD")])
 
     @property
     def statements(self) -> tuple[Statement, ...]:
-        on_dev = (replace(statement, object=f"DEV {statement.object}") for statement in self.dev.statements)
-        return (*on_dev, *self.prod.statements)
+        on_dev = (replace(statement, object=f"DEV {statement.object}") for statement in self.dev.plan.statements)
+        return (*on_dev, *self.prod.plan.statements)
 
 
 def desired(found: Catalog, options: Options) -> Catalog:
@@ -70,21 +78,33 @@ def protected_keys(context: Context) -> frozenset[Key]:
     return frozenset(Key(Kind.TABLE, table.schema, table.name) for table in context.protected)
 
 
-def plan_for(session: Session, wanted: Catalog, current: Catalog) -> SchemaPlan:
-    """Compare, ask the rows of the session's database, plan; only reads."""
-    protected = protected_keys(session.context)
-    found = compare(wanted, current, vector_indexes=False)
-    return plan(found, gather(session, questions(found)), protected=protected)
-
-
 def _read(session: Session) -> Catalog:
     return inspect(session, session.context.schemas)
 
 
 def _planned(dev: Session, prod: Session, options: Options) -> Planned:
-    model = _read(dev)
+    model, current = _read(dev), _read(prod)
     wanted = desired(model, options)
-    return Planned(plan_for(dev, wanted, model), plan_for(prod, wanted, _read(prod)))
+    protected, choices = protected_keys(prod.context), options.choices()
+    on_dev = make_plan(dev, wanted, model, protected=protected, choices=replace(choices, decisions=Decisions()))
+    on_prod = make_plan(prod, wanted, current, protected=protected, choices=choices)
+    inputs = {
+        "schemas": prod.context.schemas,
+        "protected": [str(table) for table in prod.context.protected],
+        "credentials": options.credentials,
+        **choices.as_json(),
+    }
+    plans = {"dev": as_json(on_dev.plan), "prod": as_json(on_prod.plan)}
+    sources = {"dev": source_of(dev, model), "prod": source_of(prod, current)}
+    return Planned(on_dev, on_prod, bound(plans, sources, inputs))
+
+
+def _record(context: Context, planned: Planned, options: Options) -> None:
+    """Write plan.sql and plan.json; raises AlignError when a reviewed plan is to be applied and this is another."""
+    context.run.write("plan.sql", planned.sql.encode())
+    context.run.write("plan.json", orjson.dumps(planned.json, option=orjson.OPT_INDENT_2))
+    if options.plan_file is not None:
+        require_same(load(options.plan_file), planned.json, options.plan_file)
 
 
 def plan_only(context: Context, options: Options | None = None) -> PhaseOutcome:
@@ -95,8 +115,8 @@ def plan_only(context: Context, options: Options | None = None) -> PhaseOutcome:
         open_session(context, context.prod, read_only=True) as prod,
     ):
         planned = _planned(dev, prod, options)
-    _write(context, planned)
-    outcome = _outcome(planned, planned.prod.comparison, started, applied=False)
+    _record(context, planned, options)
+    outcome = _outcome(planned, planned.prod.plan.comparison, started, applied=False)
     outcome.phase = context.phase
     # What is only looked at changes nothing; in check mode "changed" says what a run would do.
     outcome.changed = outcome.changed and context.check
@@ -113,16 +133,16 @@ def run(context: Context, options: Options | None = None) -> PhaseOutcome:
     started, options = time.monotonic(), options or Options()
     with open_session(context, context.dev) as dev, open_session(context, context.prod) as prod:
         planned = _planned(dev, prod, options)
-        _write(context, planned)
+        _record(context, planned, options)
         try:
-            require_decided(planned.dev)
-            require_decided(planned.prod)
+            require_decided(planned.dev.plan)
+            require_decided(planned.prod.plan)
             applied = _apply(dev, prod, planned, options)
         except DecisionNeeded as error:
-            outcome = _outcome(planned, planned.prod.comparison, started, applied=False)
+            outcome = _outcome(planned, planned.prod.plan.comparison, started, applied=False)
             outcome.status, outcome.error = "decision_needed", error
             return outcome
-    after = applied.after if applied is not None else planned.prod.comparison
+    after = applied.after if applied is not None else planned.prod.plan.comparison
     proofs = applied.proofs if applied is not None else ()
     return _outcome(planned, after, started, applied=True, proofs=proofs)
 
@@ -145,47 +165,45 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
             ) from error
         require_own_lock(prod)
 
-    if planned.dev.statements:
+    def reread(made: Made) -> Catalog:
+        return made.wanted(desired(_read(dev), options))
+
+    on_dev, on_prod = planned.dev.plan, planned.prod.plan
+    if on_dev.statements:
         dev.progress("archon_credentials on DEV")
-        apply(dev, planned.dev, reread_desired=lambda: desired(_read(dev), options), before=own_dev, require_lock=False)
-    if not planned.prod.statements:
+        apply(dev, on_dev, reread_desired=lambda: reread(planned.dev), before=own_dev, require_lock=False)
+    if not on_prod.statements:
         return None
-    prod.progress(f"{len(planned.prod.statements)} statements")
+    prod.progress(f"{len(on_prod.statements)} statements")
 
     def compiles_on_dev(key: Key) -> bool:
         with dev.transaction():
-            return compile_error(dev, planned.prod.comparison.desired, key) is None
+            return compile_error(dev, on_prod.comparison.desired, key) is None
 
-    return apply(
-        prod, planned.prod, reread_desired=lambda: desired(_read(dev), options), compiles_there=compiles_on_dev
-    )
-
-
-def _write(context: Context, planned: Planned) -> None:
-    context.run.write("plan.sql", planned.sql.encode())
-    context.run.write("plan.json", orjson.dumps(planned.json, option=orjson.OPT_INDENT_2))
+    return apply(prod, on_prod, reread_desired=lambda: reread(planned.prod), compiles_there=compiles_on_dev)
 
 
 def _outcome(
     planned: Planned, after: Comparison, started: float, *, applied: bool, proofs: Sequence[Proof] = ()
 ) -> PhaseOutcome:
-    refused = (*planned.dev.refused, *planned.prod.refused)
-    statements = planned.statements
+    dev, prod = planned.dev.plan, planned.prod.plan
+    refused = (*dev.refused, *prod.refused)
+    statements, outside = planned.statements, planned.prod.outside
     outcome = PhaseOutcome(
         phase=PHASE,
         status="decision_needed" if refused else "aligned" if not statements else "changed" if applied else "drift",
         changed=bool(statements) and not refused,
         statements=statements,
-        findings=(*refused, *planned.prod.findings),
+        findings=(*refused, *prod.findings),
         proofs=proofs,
-        diff=diff(planned.dev.comparison, "DEV") + diff(planned.prod.comparison, "PROD"),
+        diff=diff(dev.comparison, "DEV") + diff(prod.comparison, "PROD"),
         details={
             "schema": {
-                "differences_before": len(planned.prod.comparison.differences),
-                "differences_after": len(after.differences),
+                "differences_before": len(prod.comparison.differences) + len(outside),
+                "differences_after": len(after.differences) + len(outside),
                 "only_in_prod": list(after.only_in_prod),
-                "statements": [statement.sql for statement in planned.prod.statements],
-                "dev_statements": [statement.sql for statement in planned.dev.statements],
+                "statements": [statement.sql for statement in prod.statements],
+                "dev_statements": [statement.sql for statement in dev.statements],
             }
         },
     )

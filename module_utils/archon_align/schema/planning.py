@@ -1,0 +1,73 @@
+"""From two catalogues to a plan: compare, narrow to the scope, ask the rows, plan. Only reads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ..database.session import Session
+from ..findings import Finding
+from . import vectors
+from .compare import Difference, compare
+from .decided import decide
+from .decisions import Decisions
+from .evidence import gather, questions
+from .model import Catalog, Key
+from .plan import SchemaPlan, plan
+from .scope import Scope, narrow, within
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a person chose: decisions, the scope, and whether vector indexes are compared like any other.
+
+    `rebuilds_vectors`: the embeddings phase comes next, so vectors of another dimension get a column beside theirs.
+    """
+
+    decisions: Decisions = field(default_factory=Decisions)
+    scope: Scope = field(default_factory=Scope)
+    vector_indexes: bool = True
+    rebuilds_vectors: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types only."""
+        return {
+            "decisions": asdict(self.decisions),
+            "include": [str(pattern) for pattern in self.scope.include],
+            "exclude": [str(pattern) for pattern in self.scope.exclude],
+            "vector_indexes": self.vector_indexes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A plan, and what it was made of. `outside` are the differences that the scope leaves out."""
+
+    plan: SchemaPlan
+    choices: Choices
+    outside: tuple[Difference, ...] = ()
+
+    def wanted(self, desired: Catalog) -> Catalog:
+        """What the proof must find, when `desired` is read again: the scope's outside as it was."""
+        inside = within(desired, self.plan.comparison.current, self.choices.scope)
+        return vectors.again(self.plan.comparison.desired, inside)
+
+
+def make_plan(
+    session: Session, desired: Catalog, current: Catalog, *, protected: frozenset[Key], choices: Choices
+) -> Made:
+    """The plan that turns `current`, the structure of the session's database, into `desired`."""
+    decided = decide(desired, current, choices.decisions)
+    whole = compare(desired, decided.current, vector_indexes=choices.vector_indexes)
+    scoped = narrow(whole, choices.scope)
+    inside = scoped.comparison
+    if choices.rebuilds_vectors:
+        columns = vectors.to_rebuild(session, inside.desired, inside.current, protected) - decided.conversions.keys()
+        if columns:
+            beside = vectors.with_beside(inside.desired, inside.current, columns)
+            inside = compare(beside, inside.current, vector_indexes=choices.vector_indexes)
+    evidence = gather(session, questions(inside, decided))
+    made = plan(inside, evidence, protected=protected, decided=decided)
+    findings: tuple[Finding, ...] = (*made.findings, *scoped.findings)
+    made = replace(made, refused=(*scoped.refused, *made.refused), findings=findings)
+    return Made(made, choices, scoped.outside)
