@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from . import enums
-from .compare import Difference
+from . import enums, stages
+from .compare import MISSING, Difference
 from .ddl import ident
 from .draft import Draft
 from .making import owned_by, replica_identity
@@ -54,6 +54,10 @@ def change(draft: Draft, node: Node, value: Object, aspects: dict[str, Differenc
         case Trigger() if "enabled" in aspects:
             draft.lock(key.table, LockMode.ALTER)
             node.statements.append(draft.statement(draft.writer.trigger_state(value), key, f"state of {key}"))
+        case Index() if "valid" in aspects:
+            stages.add(draft, value)
+        case Constraint() if "definition" in aspects:
+            _validate(draft, node, value)
         case Index() if "clustered" in aspects:
             draft.lock(value.table, LockMode.ALTER)
             words = f"CLUSTER ON {ident(key.name)}" if value.clustered else "SET WITHOUT CLUSTER"
@@ -73,10 +77,24 @@ def rename(draft: Draft, node: Node, value: Object) -> None:
     node.statements.append(draft.statement(text, node.key, f"{old} gets DEV's name"))
 
 
+def _validate(draft: Draft, node: Node, value: Constraint) -> None:
+    """PROD has the constraint, but NOT VALID."""
+    answer = draft.evidence.against(value.key, MISSING)
+    if answer is not None:
+        remedy = "Correct the rows on PROD (or the definition on DEV), then run again; nothing was changed."
+        draft.refuse("rows_in_the_way", value.key, f"{answer.reason}: {answer.text}", remedy)
+    elif stages.takes(draft, value):
+        stages.validate(draft, value)
+    else:
+        draft.lock_tables_of(value.key, LockMode.WRITE)
+        node.statements.append(stages.validation(draft, value, transactional=True))
+
+
 def replaced(draft: Draft, value: Enum) -> bool:
     """Must this enum be made anew, rather than extended?"""
     found = draft.current.objects[value.key]
-    return value.key in draft.replaced_enums or (isinstance(found, Enum) and enums.reordered(value, found))
+    again = value.key in draft.replaced_enums or value.key in draft.decided.remaps
+    return again or (isinstance(found, Enum) and enums.reordered(value, found))
 
 
 def _table(draft: Draft, table: Table, aspects: dict[str, Difference]) -> list[Statement]:
@@ -101,7 +119,11 @@ def _table(draft: Draft, table: Table, aspects: dict[str, Difference]) -> list[S
     if "persistence" in aspects:
         words = "UNLOGGED" if table.persistence == "u" else "LOGGED"
         made.append(draft.statement(f"{alter} SET {words}", key, f"{key} becomes {words.lower()}", "rewrites_table"))
-    if "replica identity" in aspects:
+    if "replica identity" in aspects and table.replica_identity.startswith("i"):
+        # The index may be one that this plan makes.
+        late = draft.late(key, "replica identity", set(draft.desired.on_table.get(key, ())))
+        late.statements.append(replica_identity(draft, table))
+    elif "replica identity" in aspects:
         made.append(replica_identity(draft, table))
     if "options" in aspects:
         made += _options(draft, key, "TABLE", table.options)

@@ -30,7 +30,7 @@ class Closure:
             one, reason = pending.pop()
             if one in self.dropped:
                 continue
-            if one.kind is Kind.DEFAULT and self._generated(one):
+            if self.computes(one):
                 one = Key(Kind.COLUMN, one.schema, one.name, one.part)
                 if one in self.dropped:
                     continue
@@ -88,6 +88,10 @@ class Closure:
             found.append(Key(Kind.COLUMN, table.schema, table.name, column.part))
             pending += [key for key in self.current.dependents.get(table, ()) if key.kind is Kind.TABLE]
         return found
+
+    def computes(self, key: Key) -> bool:
+        """Is `key` the expression of a computed column?"""
+        return key.kind is Kind.DEFAULT and self._generated(key)
 
     def _generated(self, key: Key) -> bool:
         column = self.current.column(Key(Kind.COLUMN, key.schema, key.name, key.part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ..database.transaction import LockMode
@@ -11,9 +12,11 @@ from .ddl import ident, literal
 from .draft import Draft
 from .making import attach
 from .model import Enum, Key, Kind
+from .quarantine import set_aside_column
 from .steps import Node
 
 _REPLACED = "_replaced"
+_ARRAY = re.compile(r"'(\{(?:[^']|'')*\})'")
 
 
 def labels(draft: Draft, key: Key) -> tuple[Enum, Enum]:
@@ -52,9 +55,11 @@ def added_labels(comparison: Comparison, replaced: frozenset[Key]) -> dict[Key, 
 
 def uses(statements: Iterable[Statement], new: set[str]) -> bool:
     """Would a statement evaluate one of the labels? Bodies kept as strings, comments and other types do not."""
-    texts = [f"{literal(label)}" for label in new]
+    texts = [literal(label) for label in new]
+    inner = [text[text.index("'") + 1 : -1] for text in texts]  # an array's literal holds labels without quotes
     return any(
         any(text in statement.sql for text in texts)
+        or any(label in array for array in _ARRAY.findall(statement.sql) for label in inner)
         for statement in statements
         if not statement.sql.startswith(("ALTER TYPE", "CREATE TYPE", "COMMENT ON"))
         and not (statement.sql.startswith("CREATE OR REPLACE") and "\nAS $" in statement.sql)
@@ -98,7 +103,9 @@ def replace_type(draft: Draft, node: Node) -> None:
     key = node.key
     wanted, found = labels(draft, key)
     old = key.name.encode()[: 63 - len(_REPLACED)].decode(errors="ignore") + _REPLACED
-    name, listed = draft.writer.name(key), ", ".join(map(literal, merged(wanted, found)))
+    gone = draft.decided.remaps.get(key, {})
+    kept = [label for label in merged(wanted, found) if label not in gone]
+    name, listed = draft.writer.name(key), ", ".join(map(literal, kept))
     node.statements += [
         draft.statement(f"ALTER TYPE {name} RENAME TO {ident(old)}", key, f"free the name of {key}"),
         draft.statement(f"CREATE TYPE {name} AS ENUM ({listed})", key, f"{key} with all labels in order"),
@@ -124,12 +131,20 @@ def _convert(draft: Draft, node: Node, user: Key) -> None:
     alter = f"ALTER TABLE {draft.writer.name(user.table)} ALTER COLUMN {place}"
     if column.default is not None:
         node.statements.append(draft.statement(f"{alter} DROP DEFAULT", user, f"{user}: default of the old type"))
-    convert = f"{alter} TYPE {type_name} USING CAST(CAST({place} AS text{array}) AS {type_name})"
+    hazards: tuple[str, ...] = ("rewrites_table",)
+    labels, summary = f"CAST({place} AS text{array})", "same labels, type made anew"
+    if (decided := draft.decided.relabelling(column)) is not None:
+        set_aside_column(draft, user)
+        for one in draft.closure.with_children(user):
+            draft.carry(one, labels, decided)
+        labels, summary, hazards = decided, "labels replaced as decided", (*hazards, "changes_values")
+    convert = f"{alter} TYPE {type_name} USING CAST({labels} AS {type_name})"
     node.statements.append(
-        draft.statement(
-            convert, user, f"{user}: same labels, type made anew", "rewrites_table", "takes_exclusive_lock", proves=True
-        )
+        draft.statement(convert, user, f"{user}: {summary}", *hazards, "takes_exclusive_lock", proves=True)
     )
     if column.default is not None and "default" not in draft.aspects.get(user, {}):
-        text = f"{alter} SET DEFAULT {draft.writer.text(column.default)}"
+        default = column.default
+        for old, new in draft.decided.remaps.get(node.key, {}).items():
+            default = default.replace(f"{literal(old)}::", f"{literal(new)}::")
+        text = f"{alter} SET DEFAULT {draft.writer.text(default)}"
         node.statements.append(draft.statement(text, user, f"{user}: default"))

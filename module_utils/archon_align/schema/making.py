@@ -6,8 +6,10 @@ from dataclasses import fields, is_dataclass, replace
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from .columns import position, set_default, set_not_null
+from . import stages
+from .columns import fill, position, set_default, set_not_null
 from .compare import MAINTAIN_SINCE, MISSING, Difference
+from .costs import of_constraint, of_new_column
 from .ddl import BUILT_IN_GRANTS, DEFAULT_GRANT_LETTER, ident
 from .draft import Draft
 from .model import (
@@ -48,8 +50,33 @@ def make_missing(draft: Draft, difference: Difference) -> None:
     elif (answer := draft.evidence.against(key, MISSING)) is not None:
         remedy = "Correct the rows on PROD (or the definition on DEV), then run again; nothing was changed."
         draft.refuse("rows_in_the_way", key, f"{answer.reason}: {answer.text}", remedy)
+    elif isinstance(value, Constraint) and (index := stages.leftover_index(draft, value)) is not None:
+        _make_over(draft, value, index)
     else:
+        _make_or_stage(draft, value)
+
+
+def _make_or_stage(draft: Draft, value: Object) -> None:
+    if not isinstance(value, (Index, Constraint)) or not stages.takes(draft, value):
         make(draft, value, draft.desired)
+        return
+    if stages.is_validated_later(draft, value):
+        make(draft, stages.unvalidated(value), draft.desired)
+    stages.add(draft, value)
+
+
+def _make_over(draft: Draft, value: Constraint, index: Index) -> None:
+    """A key whose index's name is taken: by an index to make it of, or by what a build that failed left behind."""
+    if index.valid and not stages.fits(index, value):
+        draft.refuse("name_taken", value.key, f"PROD has an {index.key} of the same name, of which it cannot be made")
+    elif index.valid:
+        make(draft, stages.of_index(draft, value), draft.desired)
+    else:
+        if not stages.takes(draft, value):
+            summary = f"{index.key}, left behind invalid by a build that failed"
+            node = draft.node(value.key, draft.desired)
+            node.statements.append(draft.statement(draft.writer.drop(index.key), index.key, summary))
+        _make_or_stage(draft, value)
 
 
 def make(draft: Draft, value: Object, source: Catalog) -> None:
@@ -60,19 +87,29 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
     draft.lock_tables_of(key, LockMode.ALTER)
     hazards: tuple[str, ...] = ()
     if isinstance(value, Constraint):
-        hazards = ("validates_rows",) if value.validated else ()
+        hazards = of_constraint(value)
         node.rank = FOREIGN_KEY_RANK if value.type == "f" else node.rank
     elif isinstance(value, Index):
         hazards = ("builds_index",)
+    elif isinstance(value, Column):
+        hazards = of_new_column(value)
     elif isinstance(value, Policy) and (unknown := set(value.roles) - draft.current.roles - {PUBLIC}):
         for role in sorted(unknown):
             remedy = f"Create role {role} on PROD, then run again; nothing was changed."
             draft.refuse("role_missing", key, f"is for role {role}, which PROD does not have", remedy)
-    made = _with_late_defaults(draft, value, source) if isinstance(value, Table) else value
+    made: Object = _with_late_defaults(draft, value, source) if isinstance(value, Table) else value
+    filled = isinstance(value, Column) and not again and key in draft.decided.backfills
+    if filled and isinstance(value, Column):
+        made = replace(value, not_null=False)
     summary = f"{'put back' if again else 'create'} {key}"
     node.statements += [draft.statement(text, key, summary, *hazards) for text in draft.writer.create(made)]
+    if filled and isinstance(value, Column):
+        node.statements.append(fill(draft, value))
+        node.statements += [set_not_null(draft, key)] if value.not_null else []
     if isinstance(value, Sequence):
         _own_sequence(draft, value)
+    if again and isinstance(value, (Index, Constraint)):
+        _identifies_rows_again(draft, value)
     if isinstance(value, Table) and value.replica_identity.startswith("i"):
         late = draft.late(key, "replica identity", set(source.on_table.get(key, ())))
         late.statements.append(replica_identity(draft, value))
@@ -110,9 +147,7 @@ def _may_create(draft: Draft, value: Extension, difference: Difference) -> bool:
         return True
     found = "PROD's server does not offer it" if offered is None else f"{draft.current.me} may not create it"
     remedy = f"Have an administrator install and create extension {name} on PROD, then run again."
-    if any(
-        name in extensions_of(draft.desired.objects.get(key) or draft.desired.column(key)) for key in draft.aspects
-    ):
+    if any(name in extensions_of(draft.desired.objects.get(key) or draft.desired.column(key)) for key in draft.aspects):
         draft.refuse("extension_missing", value.key, f"it is needed, but {found}", remedy)
     else:
         draft.leave("extension_missing", difference, f"{found}; no definition that is compared needs it", remedy)
@@ -173,6 +208,16 @@ def owned_by(draft: Draft, sequence: Sequence) -> Statement:
     owner = ident(column.schema, column.name, column.part) if column is not None else "NONE"
     text = f"ALTER SEQUENCE {draft.writer.name(sequence.key)} OWNED BY {owner}"
     return draft.statement(text, sequence.key, f"{sequence.key} belongs to {column or 'no column'}")
+
+
+def _identifies_rows_again(draft: Draft, value: Index | Constraint) -> None:
+    """Replication forgets which index it goes by when that is dropped."""
+    key = value.table if isinstance(value, Index) else value.key.table
+    found, by_it = draft.current.table(key), f"i{value.key.part or value.key.name}"
+    wanted = draft.desired.table(key) or found
+    if found is not None and wanted is not None and found.replica_identity == wanted.replica_identity == by_it:
+        late = draft.late(key, "replica identity", {value.key})
+        late.statements.append(replica_identity(draft, wanted))
 
 
 def replica_identity(draft: Draft, table: Table) -> Statement:

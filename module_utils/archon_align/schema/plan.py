@@ -7,7 +7,7 @@ dropped and put back with options, owner, grants and comment. What a machine mus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pglast.parser import ParseError, parse_sql_protobuf
 
@@ -18,14 +18,18 @@ from ..errors import GateRefused
 from ..findings import Finding
 from ..plan import Statement
 from ..preservation.carried import Carried
-from . import changes, columns, enums
+from . import changes, columns, enums, stages
 from .compare import MISSING, Comparison, Difference
+from .costs import transaction_seconds
+from .decided import Decided
 from .draft import DECIDE, Draft
 from .evidence import Evidence
 from .making import change_grants, make, make_missing
-from .model import VECTOR_INDEX_METHODS, Constraint, Enum, Function, Index, Key, Kind, View
+from .model import VECTOR_INDEX_METHODS, Catalog, Constraint, Enum, Function, Index, Key, Kind, View
 from .notes import notes
+from .stages import Stage
 from .steps import CyclicNeed, ordered
+from .vectors import leave_to_rebuild
 
 # Types that can be compared with each other by a foreign key.
 _FAMILY = dict.fromkeys(("smallint", "integer", "bigint", "numeric"), "number") | dict.fromkeys(
@@ -38,7 +42,8 @@ class SchemaPlan:
     """`statements` in order, guards among them. With anything in `refused`, nothing may be executed.
 
     `left` are differences that stay, each told by a finding; `locks` is what the transaction takes first; `carried` says
-    how the rows of protected tables that it reshapes are proved.
+    how the rows of tables that it reshapes are proved; `found` is the structure as read, before any rename; `stages` run
+    after COMMIT; `seconds` is about how long the transaction runs and each of its locks is held.
     """
 
     comparison: Comparison
@@ -47,19 +52,41 @@ class SchemaPlan:
     findings: tuple[Finding, ...]
     left: frozenset[Difference]
     locks: Mapping[TableName, LockMode]
-    carried: Mapping[TableName, Carried] = field(default_factory=dict)
+    carried: Mapping[TableName, Carried]
+    found: Catalog
+    stages: tuple[Stage, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def every(self) -> tuple[Statement, ...]:
+        """The statements of the transaction and of the stages after it."""
+        return (*self.statements, *(one for stage in self.stages for one in stage.statements))
 
 
-def plan(comparison: Comparison, evidence: Evidence, *, protected: frozenset[Key] = frozenset()) -> SchemaPlan:
-    """The one plan that turns `comparison.current` into `comparison.desired`, in check mode and in a run alike."""
+def plan(
+    comparison: Comparison,
+    evidence: Evidence,
+    *,
+    protected: frozenset[Key] = frozenset(),
+    decided: Decided | None = None,
+    large_table_bytes: int | None = None,
+) -> SchemaPlan:
+    """The one plan that turns `comparison.current` into `comparison.desired`, in check mode and in a run alike.
+
+    `protected` are keys as read. With `decided`, `comparison.current` is its `current`. Tables of `large_table_bytes` and more
+    get their indexes and constraints in stages; None: there are none.
+    """
+    decided = decided or Decided(comparison.current, comparison.current)
+    present = {old: new for new, old in decided.origin.items()}
+    protected = frozenset(present.get(key, key) for key in protected)
     replaced: frozenset[Key] = frozenset()
     while True:
-        result = _attempt(Draft(comparison, evidence, protected, replaced))
+        result = _attempt(Draft(comparison, evidence, protected, replaced, decided, large_table_bytes))
         # A label cannot be used by the transaction that adds it: then the type is replaced inside the transaction.
         used = frozenset(
             key
             for key, new in enums.added_labels(comparison, replaced).items()
-            if enums.uses(result.statements, new) or _converts_to(comparison, key)
+            if enums.uses(result.every, new) or _converts_to(comparison, key)
         )
         if not used:
             return result
@@ -76,6 +103,7 @@ def _converts_to(comparison: Comparison, enum: Key) -> bool:
 
 
 def _attempt(draft: Draft) -> SchemaPlan:
+    leave_to_rebuild(draft)
     _choose(draft)
     for key, problem in draft.closure.refused.items():
         draft.refuse("in_the_way", key, problem)
@@ -99,10 +127,15 @@ def _attempt(draft: Draft) -> SchemaPlan:
         for key in error.keys:
             draft.refuse("cyclic_need", key, f"needs something that needs it: {error}")
         providing = []
-    statements = (*dropping, *draft.opening, *providing)
+    for key in {one.table for one in draft.decided.origin}:
+        draft.lock(key, LockMode.ALTER)
+    renaming = draft.decided.opening
+    tidying = stages.forget_leftovers(draft)
+    statements = (*renaming, *draft.setting_aside, *tidying, *dropping, *draft.opening, *providing)
+    staged = tuple(sorted(draft.stages, key=lambda stage: stage.order))
     _require_ownership(draft)
-    _ask_the_gate(draft, statements)
-    findings = (*draft.left.values(), *notes(draft.comparison))
+    _ask_the_gate(draft, (*statements, *(one for stage in staged for one in stage.statements)))
+    findings = (*draft.decided.findings, *draft.notes, *draft.left.values(), *notes(draft.comparison))
     return SchemaPlan(
         draft.comparison,
         statements,
@@ -111,12 +144,19 @@ def _attempt(draft: Draft) -> SchemaPlan:
         frozenset(draft.left),
         dict(draft.locks),
         draft.carried,
+        draft.decided.found,
+        staged,
+        transaction_seconds(statements, draft.current, draft.protected),
     )
 
 
 def _computes_otherwise(draft: Draft, column: Key) -> bool:
     """Will a computed column that is made anew hold other values than before?"""
-    return not {"default", "type", "generated", "collation"}.isdisjoint(draft.aspects.get(column, ()))
+    expression = Key(Kind.DEFAULT, column.schema, column.name, column.part)
+    calls = (one for one in draft.current.depends.get(expression, ()) if one.kind is Kind.FUNCTION)
+    return not {"default", "type", "generated", "collation"}.isdisjoint(draft.aspects.get(column, ())) or any(
+        "definition" in draft.aspects.get(one, ()) for one in calls
+    )
 
 
 def _structural(aspects: Mapping[str, Difference]) -> set[str]:
@@ -138,6 +178,10 @@ def _choose(draft: Draft) -> None:
             or (isinstance(value, View) and key.kind is Kind.VIEW and not _replaceable(draft, value))
             or (isinstance(value, Function) and not _compatible(draft, value))
         )
+        if isinstance(value, Constraint) and stages.only_unvalidated(draft, key):
+            replace = False
+        elif isinstance(value, Index) and aspects == {"valid"} and stages.takes(draft, value):
+            replace = False
         found_value = draft.current.objects.get(key)
         if isinstance(value, Index) and isinstance(found_value, Index) and value.table != found_value.table:
             draft.refuse("name_taken", key, f"PROD has an index of this name on {found_value.table}")
@@ -147,6 +191,17 @@ def _choose(draft: Draft) -> None:
             columns.choose(draft, key, aspects)
         elif isinstance(value, Enum) and changes.replaced(draft, value):
             enums.choose_replacement(draft, key)
+        elif isinstance(value, Function) and "definition" in aspects:
+            _choose_what_it_computed(draft, key)
+
+
+def _choose_what_it_computed(draft: Draft, function: Key) -> None:
+    """Indexes, checks and computed columns hold what a function once said: under a new body they are made anew."""
+    for dependent in sorted(draft.current.dependents.get(function, ())):
+        found = draft.current.objects.get(dependent)
+        checked = isinstance(found, Constraint) and found.validated
+        if checked or dependent.kind is Kind.INDEX or draft.closure.computes(dependent):
+            draft.closure.drop(dependent, function)
 
 
 def _replaceable(draft: Draft, wanted: View) -> bool:
@@ -234,7 +289,7 @@ def _provide(draft: Draft, key: Key, aspects: dict[str, Difference]) -> None:
 
 def _require_ownership(draft: Draft) -> None:
     """Only owners may alter and drop; a member of the owner is one."""
-    for key in sorted(draft.nodes.keys() | draft.closure.dropped):
+    for key in sorted({*draft.nodes, *draft.closure.dropped, *(stage.table for stage in draft.stages)}):
         value = draft.current.objects.get(key)
         owned = value.table if isinstance(value, Index) else key
         if key.kind in (Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
