@@ -78,7 +78,11 @@ def _unusable(variable: str, expected: str, found: str) -> AlignError:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One phase of one run against one PROD (and the DEV it is aligned with)."""
+    """One phase of one run against one PROD (and the DEV it is aligned with).
+
+    `watched` tables are protected without having been named: proved like the others by a transaction that involves them,
+    and by any other shown not to have been touched.
+    """
 
     run: Run
     prod: Target
@@ -90,6 +94,7 @@ class Context:
     statement_timeout: float = 300.0
     lock_timeout: float = 0.8
     lock_attempts: int = 40
+    watched: tuple[Table, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.schemas or not all(self.schemas):

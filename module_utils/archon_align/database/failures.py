@@ -78,7 +78,7 @@ def connection_failed(target: Target, parts: dict[str, str], error: psycopg.Erro
     unknown = (
         "connection_failed",
         "a working connection",
-        f"Try the same DSN with psql; correct archon_dsn of {target.name}.",
+        f"Try the same DSN with psql; correct {target.where_set}.",
     )
     code, expected, remedy = next((words for pattern, *words in _CONNECTION if re.search(pattern, text)), unknown)
     return ConnectionFailed(

@@ -58,7 +58,7 @@ class Session:
         self.target = target
         self.phase = phase
         self.read_only = read_only
-        self._protected = frozenset((table.schema, table.name) for table in context.protected)
+        self._protected = frozenset((table.schema, table.name) for table in (*context.protected, *context.watched))
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +147,7 @@ def parse_dsn(target: Target) -> dict[str, str]:
         code="bad_dsn",
         expected="postgresql://user@host:port/database or libpq key=value pairs",
         found=problem,
-        remedy=f"Set archon_dsn for {target.name} in the inventory (by Vault or environment); percent-encode special characters in a URI.",
+        remedy=f"Set {target.where_set}; percent-encode special characters in a URI.",
     )
 
 

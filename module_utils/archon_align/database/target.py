@@ -11,10 +11,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One database: the name people use for it (`DEV`, `PROD`) and its DSN, which is never shown."""
+    """One database: the name people use for it (`DEV`, `PROD`) and its DSN, which is never shown.
+
+    `setting` says where a person sets the DSN; by default that is the inventory.
+    """
 
     name: str
     dsn: str = field(repr=False)
+    setting: str = ""
+
+    @property
+    def where_set(self) -> str:
+        return self.setting or f"archon_dsn of {self.name} in the inventory (by Vault or environment)"
 
 
 @dataclass(frozen=True, slots=True, order=True)

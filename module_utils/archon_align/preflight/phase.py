@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ import psycopg
 
 from ..context import PROTECTED_TABLES, Context
 from ..database.failures import server_error
+from ..database.same import same_database
 from ..database.session import Session, open_session
 from ..database.target import Target
 from ..errors import AlignError
@@ -137,14 +137,6 @@ def _surroundings(
         details["disk"] = {"free_bytes": disk.free_bytes, "needed_bytes": disk.needed_bytes}
     except AlignError as error:
         problems.append(error)
-
-
-def same_database(first: Session, second: Session) -> bool:
-    """Whether two sessions are on the same database, whatever their DSNs say: an advisory lock of one stops the other."""
-    keys: Sequence[int] = (secrets.randbits(31), secrets.randbits(31))
-    with first.transaction(), second.transaction():
-        statement = "SELECT pg_try_advisory_xact_lock(%s, %s)"
-        return bool(first.value(statement, keys)) and not second.value(statement, keys)
 
 
 def _same_database(context: Context) -> AlignError:
