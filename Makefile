@@ -3,6 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 INVENTORY ?= inventory/lab
 ARGS ?=
+VARIANT ?=
 BIN := .venv/bin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 LAB := $(BIN)/python -m lab
@@ -38,8 +39,8 @@ lab-up: setup ## Start the lab: two PostgreSQL servers and an embedding service
 lab-down: setup ## Stop the lab; leaves nothing running
 	@$(LAB) down
 
-lab-reset: setup ## Put the lab back to its broken state
-	@$(LAB) reset
+lab-reset: setup ## Put the lab back to its broken state; VARIANT=two-shapes or force-rls for another PROD
+	@$(LAB) reset $(if $(VARIANT),--variant '$(VARIANT)')
 
 lab-status: setup ## Show what runs, with the connection URIs
 	@$(LAB) status

@@ -10,9 +10,15 @@ from typing import NoReturn
 
 from archon_align.errors import AlignError
 
+from .databases import ADMIN, STANDARD, VARIANTS
 from .world import DEFAULT_FOLDER, Lab
 
 WRONG_USAGE = 64
+_HINTS = {
+    STANDARD: "PROD is broken as the plan found it",
+    "two-shapes": "some of PROD's tables have another shape; align with make align ARGS='-e @docs/examples/decisions-two-shapes.yml'",
+    "force-rls": f"PROD's row-level security is forced on its owner, too; align as {ADMIN} with make align ARGS='-e archon_lab_admin=true'",
+}
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -32,6 +38,7 @@ def _show(lab: Lab) -> None:
         if world.uri:
             _say(f"{'':9} {world.uri}")
     _say(f"{'EMBEDDING':9} {status.embedding_base_url or 'not running'}")
+    _say(f"{'VARIANT':9} {status.variant}: {_HINTS[status.variant]}")
     if not status.embedding_base_url or not all(world.uri for world in status.worlds):
         _say("Start it with: make lab-up")
 
@@ -54,11 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
             default=Path(os.environ.get("ARCHON_LAB_FOLDER") or DEFAULT_FOLDER),
             help="where the lab lives (default: ARCHON_LAB_FOLDER, which inventory/lab reads too, or .lab in the repository)",
         )
+        if name == "reset":
+            command.add_argument(
+                "--variant", choices=VARIANTS, default=STANDARD, help="what PROD is like (default: %(default)s)"
+            )
     options = parser.parse_args(arguments)
     lab = Lab(options.folder)
     try:
-        actions = {"up": lab.up, "reset": lab.reset, "down": lab.down, "remove": lab.remove}
-        if options.command in actions:
+        actions = {"up": lab.up, "down": lab.down, "remove": lab.remove}
+        if options.command == "reset":
+            lab.reset(options.variant)
+        elif options.command in actions:
             actions[options.command]()
         if options.command in ("down", "remove"):
             _say("The lab is down." if options.command == "down" else "The lab is removed.")

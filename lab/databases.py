@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 OWNER = "archon"
+ADMIN = "archon_admin"  # a member of the owner that no row-level security applies to; for the variant force-rls
 DATABASE = "archon"
+STANDARD = "standard"
+# What PROD is like besides, by variant: a file that is applied to it last.
+VARIANTS: Mapping[str, str | None] = {
+    STANDARD: None,
+    "two-shapes": "prod_two_shapes.sql",
+    "force-rls": "prod_force_rls.sql",
+}
 _BUILDING = "archon_building"
 _FIXTURES = Path(__file__).parent / "fixtures"
 _GRANTED = ("anon", "authenticated", "service_role")
@@ -18,30 +27,38 @@ def _run_file(connection: psycopg.Connection, name: str) -> None:
     connection.execute((_FIXTURES / name).read_bytes())
 
 
-def ensure_owner(superuser_dsn: str, password: str) -> None:
-    """The owner role with this password, and the roles that Supabase has; the owner is no superuser."""
+def ensure_roles(superuser_dsn: str, password: str) -> None:
+    """Owner and admin with this password, and the roles that Supabase has; none of them is a superuser."""
     with psycopg.connect(superuser_dsn, autocommit=True) as admin:
         known = {row[0] for row in admin.execute("SELECT rolname FROM pg_roles")}
         if OWNER not in known:
             admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(OWNER)))
+        if ADMIN not in known:
+            role = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS IN ROLE {}")
+            admin.execute(role.format(sql.Identifier(ADMIN), sql.Identifier(OWNER)))
         for role in _GRANTED:
             if role not in known:
                 bypass = sql.SQL("BYPASSRLS" if role == "service_role" else "NOBYPASSRLS")
                 admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN {}").format(sql.Identifier(role), bypass))
                 admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(OWNER)))
-        # Hashed here, so that no statement carries the password itself.
-        secret = admin.pgconn.encrypt_password(password.encode(), OWNER.encode(), b"scram-sha-256").decode()
-        admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(OWNER), sql.Literal(secret)))
+        for role in (OWNER, ADMIN):
+            # Hashed here, so that no statement carries the password itself.
+            secret = admin.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+            admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(secret)))
 
 
-def exists(superuser_dsn: str) -> bool:
-    """Whether the database is there. It is renamed into place as the last step, so a half-built one never counts."""
+def variant(superuser_dsn: str) -> str | None:
+    """The variant that the database was built as, None when it is not there. It is renamed into place as the last step,
+    so a half-built one never counts."""
+    query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
     with psycopg.connect(superuser_dsn, autocommit=True) as admin:
-        return admin.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is not None
+        found = admin.execute(query, (DATABASE,)).fetchone()
+    return None if found is None else found[0] if found[0] in VARIANTS else STANDARD
 
 
-def rebuild(superuser_dsn: str, world: str, embedding_base_url: str) -> None:
+def rebuild(superuser_dsn: str, world: str, embedding_base_url: str, variant: str) -> None:
     """Put `dev` or `prod` into its start state. Until the new database is complete, the old one stays as it is."""
+    special = VARIANTS[variant] if world == "prod" else None
     with psycopg.connect(superuser_dsn, autocommit=True) as admin:
         building, final = sql.Identifier(_BUILDING), sql.Identifier(DATABASE)
         drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
@@ -51,8 +68,11 @@ def rebuild(superuser_dsn: str, world: str, embedding_base_url: str) -> None:
             _run_file(superuser, "database.sql")
         with psycopg.connect(superuser_dsn, dbname=_BUILDING, user=OWNER) as owner:
             _fill(owner, world, embedding_base_url)
+            if special is not None:
+                _run_file(owner, special)
         with psycopg.connect(superuser_dsn, dbname=_BUILDING, user=OWNER, autocommit=True) as owner:
             owner.execute("ANALYZE")
+        admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(building, sql.Literal(variant)))
         admin.execute(drop.format(final))
         admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(building, final))
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from archon_align.errors import AlignError
 
-from .databases import DATABASE, OWNER
+from .databases import ADMIN, DATABASE, OWNER, STANDARD, VARIANTS
 
 HOST = "127.0.0.1"
 _LOCK_SECONDS = 120
@@ -37,11 +37,12 @@ class ServiceRecord:
 
 @dataclass(frozen=True)
 class State:
-    """Ports of the two servers and the embedding service, as of the last `up`."""
+    """Ports of the two servers, the embedding service, and which variant PROD was built as, as of the last `up`."""
 
     dev_port: int
     prod_port: int
     embedding: ServiceRecord
+    variant: str = STANDARD
 
 
 class StateFolder:
@@ -114,36 +115,43 @@ class StateFolder:
             content = json.loads(path.read_text())
             record = content["embedding"]
             service = ServiceRecord(str(record["base_url"]), int(record["pid"]), float(record["started"]))
-            return State(int(content["dev"]["port"]), int(content["prod"]["port"]), service)
+            variant = content.get("variant")
+            return State(
+                int(content["dev"]["port"]),
+                int(content["prod"]["port"]),
+                service,
+                variant if variant in VARIANTS else STANDARD,
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, state: State) -> None:
         """Replace the state file in one step."""
-        content = {
-            world: {"dsn": self.uri(port), "host": HOST, "port": port}
+        worlds = {
+            world: {"dsn": self.uri(port), "admin_dsn": self.uri(port, ADMIN), "host": HOST, "port": port}
             for world, port in (("dev", state.dev_port), ("prod", state.prod_port))
         }
-        self._replace(self._state_file, json.dumps({**content, "embedding": asdict(state.embedding)}, indent=2) + "\n")
+        content = {**worlds, "embedding": asdict(state.embedding), "variant": state.variant}
+        self._replace(self._state_file, json.dumps(content, indent=2) + "\n")
 
     def set_aside(self) -> None:
         """Nothing runs any more: the state becomes the last one."""
         with suppress(FileNotFoundError):
             self._state_file.replace(self._last_file)
 
-    def uri(self, port: int) -> str:
+    def uri(self, port: int, role: str = OWNER) -> str:
         """A connection URI without a password: it names the passfile instead."""
-        return f"postgresql://{OWNER}@{HOST}:{port}/{DATABASE}?passfile={quote(str(self.passfile))}"
+        return f"postgresql://{role}@{HOST}:{port}/{DATABASE}?passfile={quote(str(self.passfile))}"
 
     def password(self) -> str:
-        """The owner's password, made at the first call."""
+        """The password of the roles that log in, made at the first call."""
         try:
-            self.passfile.chmod(0o600)  # libpq ignores a passfile that others may read
-            return self.passfile.read_text().rstrip("\n").rsplit(":", 1)[1]
+            found = self.passfile.read_text().rstrip("\n").rsplit(":", 1)[1]
         except (OSError, IndexError):
-            password = secrets.token_urlsafe(24)
-            self._replace(self.passfile, f"{HOST}:*:*:{OWNER}:{password}\n")
-            return password
+            found = secrets.token_urlsafe(24)
+        # Written each time: libpq ignores a passfile that others may read.
+        self._replace(self.passfile, f"{HOST}:*:*:*:{found}\n")
+        return found
 
     def _replace(self, path: Path, text: str) -> None:
         partial = path.with_suffix(".partial")

@@ -17,6 +17,7 @@ from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
 
 from . import databases, service_process
+from .databases import ADMIN, OWNER, STANDARD
 from .state import HOST, State, StateFolder, lab_error
 
 DEFAULT_FOLDER = Path(__file__).parents[1] / ".lab"
@@ -34,10 +35,11 @@ class WorldStatus:
 
 @dataclass(frozen=True)
 class LabStatus:
-    """What runs: the two databases and the embedding service's base URL, None when it does not answer."""
+    """What runs: the two databases, the embedding service's base URL (None when it does not answer), and PROD's variant."""
 
     worlds: tuple[WorldStatus, ...]
     embedding_base_url: str | None
+    variant: str
 
 
 @contextmanager
@@ -87,11 +89,11 @@ class _World:
         return f"{self._server.dsn()} port={port} connect_timeout=5"
 
     def start(self, preferred_port: int | None, password: str) -> int:
-        """Make sure that the server runs and knows the owner's password; returns its port."""
+        """Make sure that the server runs and knows the roles' password; returns its port."""
         port = self.port
         if port is not None:
             try:
-                databases.ensure_owner(self.superuser_dsn(port), password)
+                databases.ensure_roles(self.superuser_dsn(port), password)
             except psycopg.OperationalError:
                 self.stop()  # it runs but cannot be reached, for instance because its socket was removed
             else:
@@ -101,7 +103,7 @@ class _World:
             port = self._start_server(preferred_port)
         except AlignError:
             port = self._start_again()
-        databases.ensure_owner(self.superuser_dsn(port), password)
+        databases.ensure_roles(self.superuser_dsn(port), password)
         return port
 
     def _start_again(self) -> int:
@@ -139,12 +141,13 @@ class Lab:
     def up(self) -> None:
         """Start what does not run and build what is not there. Quick when all is well; existing data stay as they are."""
         with _told(), self._files.locked():
-            self._up(rebuild=False)
+            self._up()
 
-    def reset(self) -> None:
-        """Bring both databases back to the start state, ending their users' sessions; starts the lab if it is down."""
+    def reset(self, variant: str = STANDARD) -> None:
+        """Bring both databases back to the start state, PROD as `variant` (one of VARIANTS), ending their users' sessions;
+        starts the lab if it is down."""
         with _told(), self._files.locked():
-            self._up(rebuild=True)
+            self._up(rebuild_as=variant)
 
     def down(self) -> None:
         """Stop everything; the databases keep their contents for the next `up`."""
@@ -167,20 +170,25 @@ class Lab:
             port = world.port
             uri = self._files.uri(port) if port is not None else None
             try:
-                condition = databases.condition(uri) if uri is not None else "not running"
+                condition = "not running" if port is None else databases.condition(self._files.uri(port, ADMIN))
             except psycopg.Error as error:
                 condition = f"unusable: {' '.join(str(error).split())}"
             worlds.append(WorldStatus(name, uri, condition))
-        return LabStatus(tuple(worlds), state.embedding.base_url if state is not None and alive else None)
+        return LabStatus(
+            tuple(worlds),
+            state.embedding.base_url if state is not None and alive else None,
+            known.variant if (known := state or self._files.last()) else STANDARD,
+        )
 
-    def dsn(self, world: str) -> str:
-        """The URI of `dev` or `prod`, as the owner that archon-align connects as. Raises AlignError when it is down."""
+    def dsn(self, world: str, role: str = OWNER) -> str:
+        """The URI of `dev` or `prod`, as the owner that archon-align connects as, or as ADMIN. Raises AlignError when it
+        is down."""
         port = self._worlds[world].port
         if port is None:
             raise lab_error(
                 "The lab is not running.", str(self._files.path), "a running server", "none", "Run python -m lab up."
             )
-        return self._files.uri(port)
+        return self._files.uri(port, role)
 
     @property
     def embedding_base_url(self) -> str:
@@ -192,24 +200,28 @@ class Lab:
             )
         return state.embedding.base_url
 
-    def _up(self, *, rebuild: bool) -> None:
+    def _up(self, *, rebuild_as: str | None = None) -> None:
         before = self._files.read() or self._files.last()
         password = self._files.password()
         service = service_process.claim(self._files.path, before.embedding if before else None)
 
-        def bring_up(name: str, preferred_port: int | None) -> int:
+        def bring_up(name: str, preferred_port: int | None) -> tuple[int, str]:
             world = self._worlds[name]
             port = world.start(preferred_port, password)
             superuser = world.superuser_dsn(port)
-            if rebuild or not databases.exists(superuser):
-                databases.rebuild(superuser, name, service.base_url)
-            return port
+            found = databases.variant(superuser)
+            if rebuild_as is None and found is not None:
+                return port, found
+            variant = rebuild_as or (before.variant if before else STANDARD)
+            databases.rebuild(superuser, name, service.base_url, variant)
+            return port, variant
 
         with ThreadPoolExecutor(3) as pool:
             dev = pool.submit(bring_up, "dev", before.dev_port if before else None)
             prod = pool.submit(bring_up, "prod", before.prod_port if before else None)
             embedding = pool.submit(service.complete)
-        self._files.write(State(dev.result(), prod.result(), embedding.result()))
+        (dev_port, _), (prod_port, variant) = dev.result(), prod.result()
+        self._files.write(State(dev_port, prod_port, embedding.result(), variant))
 
     def _down(self) -> None:
         before = self._files.read()

@@ -20,6 +20,7 @@ from archon_align.database.target import Target
 from archon_align.errors import AlignError
 
 from lab.__main__ import main
+from lab.databases import ADMIN
 from lab.state import StateFolder
 from lab.world import Lab
 
@@ -181,12 +182,15 @@ def test_the_state_file_serves_the_inventory_and_holds_no_password(lab: Lab, fol
     assert password not in (folder / "state.json").read_text()
     for path in (folder / "state.json", folder / "passfile"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert set(state) == {"dev", "prod", "embedding"}
+    assert set(state) == {"dev", "prod", "embedding", "variant"}
+    assert state["variant"] == "standard"
     for world in ("dev", "prod"):
         assert state[world]["dsn"] == lab.dsn(world)
+        assert state[world]["admin_dsn"] == lab.dsn(world, ADMIN)
         assert state[world]["host"] == "127.0.0.1"
-        with psycopg.connect(state[world]["dsn"]) as connection:
-            assert connection.info.port == state[world]["port"]
+        for name, role in (("dsn", "archon"), ("admin_dsn", "archon_admin")):
+            with psycopg.connect(state[world][name]) as connection:
+                assert (connection.info.port, connection.info.user) == (state[world]["port"], role)
         assert Target(world.upper(), state[world]["dsn"])
     assert httpx.get(state["embedding"]["base_url"] + "/models").status_code == 200
     with pytest.raises(psycopg.OperationalError, match="password"):
@@ -326,8 +330,10 @@ def test_foreseeable_failures_are_told_without_a_traceback(
 
 
 def test_wrong_usage_ends_with_64(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ([], ["sideways"], ["up", "--variant", "broken"]):
+    for wrong in ([], ["sideways"], ["up", "--variant", "two-shapes"], ["reset", "--variant", "broken"]):
         with pytest.raises(SystemExit) as ended:
             main(wrong)
         assert ended.value.code == 64
-    assert "usage:" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "usage:" in told
+    assert all(name in told.splitlines()[-1] for name in ("standard", "two-shapes", "force-rls"))
