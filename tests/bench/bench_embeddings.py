@@ -29,7 +29,8 @@ from archon_align.database.target import Target
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.embedding import phase
 from archon_align.embedding.endpoint import Endpoint
-from archon_align.embedding.tables import KINDS, find_table, vector_type
+from archon_align.embedding.kinds import KINDS
+from archon_align.embedding.tables import find_table, vector_type
 from archon_align.embedding.writer import Embedded, Writer
 
 DIMENSIONS = 768

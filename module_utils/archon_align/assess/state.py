@@ -11,7 +11,8 @@ from psycopg import sql
 from ..database.session import Session
 from ..database.target import Table
 from ..embedding.index import VectorIndex, indexes
-from ..embedding.tables import KINDS, EmbeddedTable, VectorType, find_table, vector_type
+from ..embedding.kinds import KINDS
+from ..embedding.tables import EmbeddedTable, VectorType, find_table, vector_type
 from ..errors import AlignError
 from ..findings import Finding
 from ..preservation.fingerprint import columns_of

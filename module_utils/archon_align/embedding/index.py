@@ -35,7 +35,7 @@ JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am am ON am.oid = i.relam
 JOIN pg_class t ON t.oid = x.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace
 JOIN pg_opclass opc ON opc.oid = x.indclass[0]
 JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[0]
-WHERE n.nspname = %s AND t.relname = %s AND a.attname = 'embedding' AND am.amname IN ('ivfflat', 'hnsw')
+WHERE n.nspname = %s AND t.relname = %s AND a.attname = %s AND am.amname IN ('ivfflat', 'hnsw')
 ORDER BY i.relname
 """
 
@@ -95,7 +95,7 @@ def inspect(session: Session, found: EmbeddedTable, rows: int, recall: float | N
 
 
 def indexes(session: Session, found: EmbeddedTable) -> tuple[VectorIndex, ...]:
-    """The vector indexes on the table's embedding column, by name."""
+    """The vector indexes on the table's column of vectors, by name."""
     return tuple(
         VectorIndex(
             row["name"],
@@ -104,7 +104,7 @@ def indexes(session: Session, found: EmbeddedTable) -> tuple[VectorIndex, ...]:
             row["valid"] and row["whole"] and row["cosine"],
             int(row["lists"] or _DEFAULT_LISTS) if row["method"] == "ivfflat" else None,
         )
-        for row in session.rows(_INDEXES, (found.table.schema, found.table.name))
+        for row in session.rows(_INDEXES, (found.table.schema, found.table.name, found.column))
     )
 
 
@@ -115,11 +115,12 @@ def measure(session: Session, found: EmbeddedTable, vector: VectorType, rows: in
     The planner is made to use the index, which on a small table it would not do by itself.
     """
     query = sql.SQL(
-        "SELECT ARRAY(SELECT page.embedding {distance} sample.embedding FROM {table} AS page"
-        " WHERE page.embedding IS NOT NULL ORDER BY page.embedding {distance} sample.embedding LIMIT {neighbours}) AS distances"
-        " FROM (SELECT id, embedding FROM {table} WHERE embedding IS NOT NULL"
+        "SELECT ARRAY(SELECT {vector} {distance} sample.embedding FROM {table} AS page"
+        " WHERE {vector} IS NOT NULL ORDER BY {vector} {distance} sample.embedding LIMIT {neighbours}) AS distances"
+        " FROM (SELECT id, {vector} AS embedding FROM {table} AS page WHERE {vector} IS NOT NULL"
         " ORDER BY pg_catalog.hashint8(id), id LIMIT {samples}) AS sample ORDER BY sample.id"
     ).format(
+        vector=found.vector,
         distance=vector.cosine_distance,
         table=found.table.identifier,
         neighbours=sql.Literal(NEIGHBOURS),
@@ -198,16 +199,17 @@ def _fault(state: IndexState, usable: Sequence[VectorIndex], min_recall: float) 
 
 
 def _name(found: EmbeddedTable, suffix: str) -> str:
-    room = _NAME_BYTES - len(f"idx__embedding{suffix}")
-    return f"idx_{found.table.name.encode()[:room].decode(errors='ignore')}_embedding{suffix}"
+    room = _NAME_BYTES - len(f"idx__{found.column}{suffix}".encode())
+    return f"idx_{found.table.name.encode()[:room].decode(errors='ignore')}_{found.column}{suffix}"
 
 
 def _create(found: EmbeddedTable, vector: VectorType, name: str, concurrently: bool, rows: int) -> Statement:
-    statement = sql.SQL("CREATE INDEX {concurrently}{name} ON {table} USING {method} (embedding {operators})").format(
+    statement = sql.SQL("CREATE INDEX {concurrently}{name} ON {table} USING {method} ({column} {operators})").format(
         concurrently=sql.SQL("CONCURRENTLY " if concurrently else ""),
         name=sql.Identifier(name),
         table=found.table.identifier,
         method=sql.SQL(METHOD),
+        column=sql.Identifier(found.column),
         operators=sql.Identifier(vector.schema, "vector_cosine_ops"),
     )
     return Statement(

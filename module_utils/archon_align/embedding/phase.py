@@ -260,7 +260,7 @@ class _Rebuild:
             )
 
     def _count(self, found: EmbeddedTable) -> int:
-        query = sql.SQL("SELECT count(*) FROM {} WHERE embedding IS NULL").format(found.table.identifier)
+        query = sql.SQL("SELECT count(*) FROM {} AS page WHERE {} IS NULL").format(found.table.identifier, found.vector)
         return int(self.session.value(query))
 
     @property

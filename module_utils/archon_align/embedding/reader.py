@@ -45,10 +45,11 @@ def rows_without_embedding(session: Session, found: EmbeddedTable, limits: Limit
         " SELECT page.*, pg_catalog.row_number() OVER (ORDER BY page.id) AS position,"
         " pg_catalog.sum({size}) OVER (ORDER BY page.id) AS reach FROM ("
         "  SELECT page.id, {columns} FROM {table} AS page"
-        "  WHERE page.embedding IS NULL AND page.id > %s ORDER BY page.id LIMIT %s) AS page) AS page"
+        "  WHERE {vector} IS NULL AND page.id > %s ORDER BY page.id LIMIT %s) AS page) AS page"
         " WHERE page.position = 1 OR page.reach <= %s ORDER BY page.id"
     ).format(
         columns=sql.SQL(", ").join(columns),
+        vector=found.vector,
         text_hash=found.text_hash,
         blank=found.blank,
         size=size,

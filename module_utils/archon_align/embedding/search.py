@@ -13,7 +13,8 @@ from psycopg import sql
 
 from ..database.session import Session
 from ..errors import AlignError
-from .tables import KINDS, EmbeddedTable, Kind
+from .kinds import KINDS, Kind
+from .tables import EmbeddedTable
 from .vectors import Vectors
 
 RESULTS = 5

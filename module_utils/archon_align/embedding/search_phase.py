@@ -25,9 +25,10 @@ from . import index
 from .client import EmbeddingClient
 from .endpoint import Endpoint
 from .failures import SearchBroken
+from .kinds import KINDS
 from .quarantine import PatientClient
 from .search import RESULTS, Proof, Query, prove, read_queries, sampled_queries
-from .tables import KINDS, EmbeddedTable, VectorType, find_table, function_schema, vector_type
+from .tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
 
 
 @dataclass(frozen=True, slots=True)

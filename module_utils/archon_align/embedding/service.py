@@ -15,7 +15,8 @@ from ..findings import Finding
 from ..outcome import PhaseOutcome
 from .client import EmbeddingClient
 from .endpoint import Endpoint
-from .tables import KINDS, find_table, vector_type
+from .kinds import KINDS
+from .tables import find_table, vector_type
 
 # The plan's item 4.1, as it stands there.
 INPUT = "test"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -13,6 +12,8 @@ from psycopg.types import TypeInfo
 from ..database.session import Session
 from ..database.target import Table
 from ..errors import AlignError
+from ..schema.vectors import marker
+from .kinds import COLUMN, Kind
 
 _VECTOR = """
 SELECT n.nspname AS schema, t.oid::bigint AS oid, t.typarray::bigint AS array_oid, e.extversion AS version
@@ -21,31 +22,12 @@ JOIN pg_type t ON t.typnamespace = e.extnamespace AND t.typname = 'vector'
 WHERE e.extname = 'vector'
 """
 _COLUMNS = """
-SELECT a.attname AS name, a.atttypid::bigint AS type, format_type(a.atttypid, a.atttypmod) AS declared, a.atttypmod AS modifier
+SELECT a.attname AS name, a.atttypid::bigint AS type, format_type(a.atttypid, a.atttypmod) AS declared, a.atttypmod AS modifier,
+  col_description(c.oid, a.attnum) AS comment
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 """
 _INTEGERS = ("smallint", "integer", "bigint")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of embedded row: its table and the columns its text is made of."""
-
-    table: str
-    columns: tuple[str, ...]
-    function: str
-
-    def text(self, values: Sequence[str | None]) -> str:
-        """The text that Archon itself embeds for a row with these column values."""
-        content, *rest = values
-        return "\n\nSummary: ".join([content or "", *(value or "" for value in rest)])
-
-
-KINDS = (
-    Kind("archon_crawled_pages", ("content",), "match_archon_crawled_pages"),
-    Kind("archon_code_examples", ("content", "summary"), "match_archon_code_examples"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +54,27 @@ class VectorType:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedTable:
-    """A table as found: `dimensions` is the column's declared dimension, None when it declares none or is missing."""
+    """A table as found: `dimensions` is the column's declared dimension, None when it declares none or is missing.
+
+    `column` holds the vectors: the one that Archon reads, or the one that is filled beside it to take its place.
+    """
 
     kind: Kind
     table: Table
     missing_columns: tuple[str, ...]
     dimensions: int | None = None
     declared: str = ""
+    column: str = COLUMN
+
+    @property
+    def beside(self) -> bool:
+        """Whether the vectors are gathered beside the column that Archon reads."""
+        return self.column != COLUMN
+
+    @property
+    def vector(self) -> sql.Identifier:
+        """The vector of a row (called `page`)."""
+        return sql.Identifier("page", self.column)
 
     @property
     def blank(self) -> sql.Composable:
@@ -110,8 +106,13 @@ def vector_type(session: Session) -> VectorType:
     return VectorType(row["schema"], row["oid"], row["array_oid"], row["version"])
 
 
-def find_table(session: Session, kind: Kind, vector: VectorType | None) -> EmbeddedTable | None:
+def find_table(
+    session: Session, kind: Kind, vector: VectorType | None, beside: int | None = None
+) -> EmbeddedTable | None:
     """The table of `kind` in the first schema of the run that has it, or None.
+
+    With `beside` (dimensions), the column is the one of so many dimensions that the schema phase has put beside a column
+    of another dimension, if there is one.
 
     Raises AlignError when its id is not an integer, which the keyset reader needs.
     """
@@ -119,7 +120,7 @@ def find_table(session: Session, kind: Kind, vector: VectorType | None) -> Embed
         columns = {row["name"]: row for row in session.rows(_COLUMNS, (schema, kind.table))}
         if not columns:
             continue
-        needed = ("id", *kind.columns, "embedding")
+        needed = ("id", *kind.columns, COLUMN)
         identity = columns.get("id")
         if identity is not None and identity["declared"] not in _INTEGERS:
             raise AlignError(
@@ -130,15 +131,27 @@ def find_table(session: Session, kind: Kind, vector: VectorType | None) -> Embed
                 remedy="Rows must be found by a growing integer id; align the schema first.",
                 code="embedding_id_type",
             )
-        embedding = columns.get("embedding")
+        embedding = columns.get(COLUMN)
         known = embedding is not None and vector is not None and embedding["type"] == vector.oid
-        missing = tuple(name for name in needed if name not in columns or (name == "embedding" and not known))
+        missing = tuple(name for name in needed if name not in columns or (name == COLUMN and not known))
+        if embedding is not None and known and beside not in (None, embedding["modifier"]):
+            assert vector is not None
+            embedding = next(
+                (
+                    column
+                    for column in columns.values()
+                    if (column["type"], column["modifier"]) == (vector.oid, beside)
+                    and column["comment"] == marker(COLUMN)
+                ),
+                embedding,
+            )
         return EmbeddedTable(
             kind,
             Table(schema, kind.table),
             missing,
             embedding["modifier"] if embedding is not None and known and embedding["modifier"] > 0 else None,
             embedding["declared"] if embedding is not None else "",
+            embedding["name"] if embedding is not None else COLUMN,
         )
     return None
 

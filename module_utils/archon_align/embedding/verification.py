@@ -62,8 +62,8 @@ def worst_cosine(
     rows = session.rows(
         sql.SQL(
             "SELECT page.id, {columns}, {text_hash} AS text_hash FROM {table} AS page"
-            " WHERE page.id = ANY (%s::bigint[]) AND page.embedding IS NOT NULL"
-        ).format(columns=columns, text_hash=found.text_hash, table=found.table.identifier),
+            " WHERE page.id = ANY (%s::bigint[]) AND {vector} IS NOT NULL"
+        ).format(columns=columns, vector=found.vector, text_hash=found.text_hash, table=found.table.identifier),
         (list(ids),),
     )
     if not rows:
@@ -72,12 +72,13 @@ def worst_cosine(
     fresh = [client.embed([found.kind.text([row[name] for name in found.kind.columns])])[0] for row in rows]
     compared = session.rows(
         sql.SQL(
-            "SELECT page.id, 1 - (page.embedding {distance} fresh.embedding) AS cosine FROM {table} AS page"
+            "SELECT page.id, 1 - ({vector} {distance} fresh.embedding) AS cosine FROM {table} AS page"
             " JOIN ROWS FROM (pg_catalog.unnest(%b::bigint[]), pg_catalog.unnest(%b::bigint[]),"
             " pg_catalog.unnest(%b::{array})) AS fresh(id, text_hash, embedding)"
             " ON page.id = fresh.id AND {text_hash} = fresh.text_hash"
-            " WHERE page.embedding IS NOT NULL ORDER BY cosine LIMIT 1"
+            " WHERE {vector} IS NOT NULL ORDER BY cosine LIMIT 1"
         ).format(
+            vector=found.vector,
             distance=vector.cosine_distance,
             table=found.table.identifier,
             array=vector.array,

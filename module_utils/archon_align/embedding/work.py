@@ -9,7 +9,8 @@ from psycopg import sql
 from ..database.session import Session
 from ..errors import AlignError
 from ..findings import Finding
-from .tables import KINDS, EmbeddedTable, Kind, VectorType, find_table, vector_type
+from .kinds import KINDS, Kind
+from .tables import EmbeddedTable, VectorType, find_table, vector_type
 
 BLANK = "its content is blank"
 
@@ -107,7 +108,9 @@ def _obstacle(session: Session, found: EmbeddedTable, dimensions: int) -> AlignE
 
 
 def _count(session: Session, found: EmbeddedTable) -> Work:
-    without = sql.SQL("") if "embedding" in found.missing_columns else sql.SQL("WHERE page.embedding IS NULL")
+    without: sql.Composable = sql.SQL("")
+    if found.column not in found.missing_columns:
+        without = sql.SQL("WHERE {} IS NULL").format(found.vector)
     blank = sql.SQL("false") if "content" in found.missing_columns else found.blank
     row = session.row(
         sql.SQL(

@@ -33,12 +33,14 @@ def update_statement(found: EmbeddedTable, vector: VectorType, placeholders: Seq
     """
     ids, hashes, vectors = (sql.SQL(name) for name in placeholders)
     return sql.SQL(
-        "UPDATE {table} AS page SET embedding = fresh.embedding FROM ROWS FROM ("
+        "UPDATE {table} AS page SET {column} = fresh.embedding FROM ROWS FROM ("
         "pg_catalog.unnest({ids}::bigint[]), pg_catalog.unnest({hashes}::bigint[]), pg_catalog.unnest({vectors}::{array})"
         ") AS fresh(id, text_hash, embedding)"
-        " WHERE page.id = fresh.id AND page.embedding IS NULL AND {text_hash} = fresh.text_hash"
+        " WHERE page.id = fresh.id AND {vector} IS NULL AND {text_hash} = fresh.text_hash"
     ).format(
         table=found.table.identifier,
+        column=sql.Identifier(found.column),
+        vector=found.vector,
         ids=ids,
         hashes=hashes,
         vectors=vectors,

@@ -11,7 +11,8 @@ from psycopg import sql
 from ..database.session import Session
 from ..database.target import Table
 from ..database.transaction import existing
-from ..embedding.tables import KINDS, EmbeddedTable, VectorType, find_table, function_schema, vector_type
+from ..embedding.kinds import KINDS
+from ..embedding.tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
 from ..embedding.work import Work, survey
 from ..errors import AlignError
 from ..findings import Finding

@@ -13,9 +13,10 @@ from archon_align.context import Context
 from archon_align.database.session import open_session
 from archon_align.embedding import phase
 from archon_align.embedding.client import EmbeddingClient
+from archon_align.embedding.kinds import KINDS
 from archon_align.embedding.phase import Options
 from archon_align.embedding.reader import Limits, rows_without_embedding
-from archon_align.embedding.tables import KINDS, find_table, vector_type
+from archon_align.embedding.tables import find_table, vector_type
 from archon_align.errors import AlignError, Resumable
 from psycopg import sql
 
