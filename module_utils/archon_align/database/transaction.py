@@ -48,6 +48,33 @@ def _witness(session: Session, table: Table) -> _Witness:
     return _Witness(row["file"], row["writes"]) if row else _Witness(-1, -1)
 
 
+_LOOK = """
+SELECT t.schema, t.name, c.oid::bigint AS oid, c.relfilenode::bigint AS file, s.n_tup_upd + s.n_tup_del + s.n_tup_ins AS writes
+FROM unnest(%s::text[], %s::text[]) t (schema, name) LEFT JOIN pg_namespace n ON n.nspname = t.schema
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
+LEFT JOIN pg_stat_xact_user_tables s ON s.relid = c.oid AND current_setting('track_counts') = 'on'
+"""
+
+
+def _look(session: Session, tables: Sequence[Table]) -> dict[Table, tuple[int | None, ...]]:
+    """What must not move while nobody means to touch these tables: their files and the transaction's own write counters."""
+    if not tables:
+        return {}
+    rows = session.rows(_LOOK, ([table.schema for table in tables], [table.name for table in tables]))
+    return {Table(row["schema"], row["name"]): (row["oid"], row["file"], row["writes"]) for row in rows}
+
+
+def _touched(tables: Sequence[Table]) -> PreservationBroken:
+    return PreservationBroken(
+        "A table that the plan does not speak of would have been changed; the transaction was rolled back.",
+        object_name=", ".join(map(str, tables)),
+        expected="no write, and the same file, but in the tables of the plan",
+        found="rows were written, or the table was rewritten or dropped: by a trigger, or by a cascade",
+        remedy="Nothing was changed. Find the trigger that reaches it from a table of the plan; it must not fire there.",
+        code="preservation_broken",
+    )
+
+
 def existing(session: Session, tables: Sequence[Table]) -> dict[Table, tuple[str, ...]]:
     """The tables among `tables` that exist, with their columns."""
     return {table: columns for table in tables if (columns := columns_of(session, table))}
@@ -101,22 +128,30 @@ def protected_transaction[Result](
     `locks` names every table involved and the strongest mode it needs; existing protected tables are added in the mode
     PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. The run lock lives on PROD: for a
     transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. `carried` says how the
-    rows of a protected table that `act` reshapes are read afterwards. Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
+    rows of a table that `act` reshapes are read afterwards; such a table is proved like a protected one. Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
     committed then.
     """
     wanted = dict(locks)
-    protected = existing(session, session.context.protected)
+    # What is reshaped is proved, protected or not.
+    watched = session.context.watched
+    # Without the server's counters only a scan can tell that nothing was written.
+    counted = bool(watched) and session.value("SHOW track_counts") == "on"
+    involved = set(watched) & locks.keys() if counted else set(watched)
+    proved = sorted({*session.context.protected, *(carried or ()), *involved})
+    bystanders = [table for table in watched if table not in proved]
+    protected = existing(session, proved)
     for table in protected:
         wanted.setdefault(table, LockMode.PROVE)
     present = {table: mode for table, mode in wanted.items() if table in protected or columns_of(session, table)}
     _begin_locked(session, present, require_lock=require_lock)
     try:
         # Columns are read again under the locks: somebody may have altered the table before we had them.
-        protected = existing(session, session.context.protected)
+        protected = existing(session, proved)
         before = {table: fingerprint(session, table, columns) for table, columns in protected.items()}
         reshaped = {table: way for table, way in (carried or {}).items() if table in protected}
         declared = {table: _declared(session, before[table], way) for table, way in reshaped.items()}
         witnesses = {table: _witness(session, table) for table in protected}
+        seen = _look(session, bystanders)
         result = act()
         if verify is not None:
             verify()
@@ -126,6 +161,8 @@ def protected_transaction[Result](
             else _prove(session, before[table], witnesses[table])
             for table in protected
         ]
+        if touched := [table for table, now in _look(session, bystanders).items() if now != seen.get(table)]:
+            raise _touched(touched)
         broken = [proof for proof in proofs if not proof.preserved]
         if broken:
             raise PreservationBroken(
@@ -160,10 +197,10 @@ def _prove(session: Session, before: Fingerprint, witness: _Witness) -> Proof:
 
 def _declared(session: Session, before: Fingerprint, way: Carried) -> Fingerprint:
     """The fingerprint that the reshaped table must have: of the rows as they are now, with the declared changes alone."""
-    if not way.before and not way.computed:
+    if not way.before and not way.computed and not way.columns:
         return before
-    columns = [name for name in before.columns if name not in way.computed]
-    return fingerprint(session, before.table, columns, way.before)
+    columns = way.columns or [name for name in before.columns if name not in way.computed]
+    return fingerprint(session, before.table, columns, way.before, way.source)
 
 
 def _prove_carried(session: Session, before: Fingerprint, declared: Fingerprint, way: Carried) -> Proof:

@@ -43,15 +43,22 @@ def columns_of(session: Session, table: Table) -> tuple[str, ...]:
 
 
 def fingerprint(
-    session: Session, table: Table, columns: Sequence[str], expressions: Mapping[str, str] | None = None
+    session: Session,
+    table: Table,
+    columns: Sequence[str],
+    expressions: Mapping[str, str] | None = None,
+    source: str = "",
 ) -> Fingerprint:
     """Fingerprint `columns` of every row of `table` in the session's current snapshot; columns are taken in name order.
 
-    `expressions` gives the SQL text that stands for a column where that is not its name.
+    `expressions` gives the SQL text that stands for a column where that is not its name, `source` the FROM item that they
+    are over where that is not the table.
     """
     ordered = tuple(sorted(columns))
     texts: Mapping[str, str] = expressions or {}
     terms = [sql.SQL(texts[name]) if name in texts else sql.Identifier(name) for name in ordered]
-    row = session.row(_FINGERPRINT.format(columns=sql.SQL(", ").join(terms), table=table.identifier))
+    row = session.row(
+        _FINGERPRINT.format(columns=sql.SQL(", ").join(terms), table=sql.SQL(source) if source else table.identifier)
+    )
     assert row is not None
     return Fingerprint(table, ordered, int(row["rows"]), str(row["digest"]))

@@ -109,7 +109,7 @@ def require_decided(plan: SchemaPlan) -> None:
 
 def _require_unchanged(session: Session, plan: SchemaPlan) -> None:
     """Somebody may have changed the structure between planning and having the locks."""
-    planned, now = plan.comparison.current, inspect(session, plan.comparison.current.schemas)
+    planned, now = plan.found, inspect(session, plan.found.schemas)
     changed = {
         key
         for one, other in (

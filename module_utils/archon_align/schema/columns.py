@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from ..database.transaction import LockMode
 from ..plan import Statement
+from . import stages
 from .compare import Difference
-from .conversion import conversion, way_back
+from .conversion import Conversion, conversion, way_back, way_there
 from .ddl import COMPRESSION, STORAGE, ident, literal
-from .draft import Draft
+from .draft import DECIDE, Draft
 from .evidence import misfits
 from .model import Column, Constraint, Key, Kind, Sequence
-from .steps import Guard
+from .quarantine import set_aside_column
+from .vectors import COMPUTE_ANEW, changes_dimensions
 
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 _REPLACED = "_replaced"
@@ -61,7 +63,7 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     if "default" in aspects and new.default is not None:
         made.append(set_default(draft, new))
     if "not null" in aspects:
-        made += _not_null(draft, new, aspects["not null"])
+        made += _not_null(draft, old, new, aspects["not null"])
     if new.identity and not old.identity:
         made += _become_identity(draft, old, new)
     elif new.identity and "identity" in aspects:
@@ -78,7 +80,7 @@ def guard_empty(draft: Draft, key: Key) -> Statement:
     """The query that must find no value in a column that is dropped to become a computed one."""
     query = misfits(key.table, f"{ident(key.part)} IS NOT NULL", draft.current)
     summary = f"{key} holds no value (no row may come back)"
-    return Guard(query, key.qualified, summary, ("validates_rows",), reason="stored values would be replaced")
+    return draft.guard(query, key, summary, "stored values would be replaced")
 
 
 def _alter(draft: Draft, key: Key, words: str, summary: str, *hazards: str, proves: bool = False) -> Statement:
@@ -98,14 +100,17 @@ def set_not_null(draft: Draft, key: Key) -> Statement:
     return _alter(draft, key, "SET NOT NULL", "not null", "validates_rows")
 
 
-def _not_null(draft: Draft, new: Column, difference: Difference) -> list[Statement]:
+def _not_null(draft: Draft, old: Column, new: Column, difference: Difference) -> list[Statement]:
     key = new.key
     if new.not_null:
         answer = draft.evidence.against(key, "not null")
         if answer is not None:
             remedy = f"Fill {key.qualified} on PROD (what value is right, a person must say), then run again; nothing was changed."
             draft.refuse("nulls_in_the_way", key, f"DEV does not allow NULL: {answer.reason}: {answer.text}", remedy)
-        return [set_not_null(draft, key)]
+        filling = [_fill_nulls(draft, old, new)] if key in draft.decided.backfills else []
+        if not filling and stages.takes_not_null(draft, new):
+            return stages.not_null(draft, new)
+        return [*filling, set_not_null(draft, key)]
     for one in draft.current.on_table.get(key.table, ()):
         found = draft.current.objects[one]
         if (
@@ -120,20 +125,52 @@ def _not_null(draft: Draft, new: Column, difference: Difference) -> list[Stateme
     return [_alter(draft, key, "DROP NOT NULL", "may be NULL")]
 
 
+def fill(draft: Draft, new: Column) -> Statement:
+    """Give a column the values that were decided. By a change of type, because that fires no trigger."""
+    value, type_name = f"({draft.decided.backfills[new.key]})", draft.writer.text(new.type)
+    if draft.current.column(new.key) is not None:
+        value = f"coalesce({ident(new.key.part)}, {value})"
+    words = f"TYPE {type_name} USING CAST({value} AS {type_name})"
+    return _alter(draft, new.key, words, "filled as decided", "changes_values", "rewrites_table", proves=True)
+
+
+def _fill_nulls(draft: Draft, old: Column, new: Column) -> Statement:
+    set_aside_column(draft, new.key)
+    value, type_name = draft.decided.backfills[new.key], draft.writer.text(new.type)
+    filled = f"coalesce(CAST({way_there(old, new, draft.current)} AS {type_name}), CAST(({value}) AS {type_name}))"
+    for one in draft.closure.with_children(new.key):
+        draft.carry(one, ident(new.key.part), filled)
+    return fill(draft, new)
+
+
+def _decided_conversion(draft: Draft, new: Column) -> Conversion:
+    """The conversion that a person gave: old values are kept aside, and the rows are proved to be what it says."""
+    set_aside_column(draft, new.key)
+    type_name = draft.writer.text(new.type)
+    value = f"CAST(({draft.decided.conversions[new.key]}) AS {type_name})"
+    for one in draft.closure.with_children(new.key):
+        draft.carry(one, ident(new.key.part), value)
+    return Conversion(value, None, "", ("takes_exclusive_lock", "rewrites_table", "changes_values"))
+
+
 def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Difference]) -> list[Statement]:
     key = new.key
-    found = conversion(old, new, draft.desired, draft.current)
     answer = draft.evidence.against(key, "type")
-    for one in draft.closure.with_children(key):
-        draft.carry(one, way_back(old, new, draft.current))
+    if key in draft.decided.conversions:
+        found = _decided_conversion(draft, new)
+    else:
+        found = conversion(old, new, draft.desired, draft.current)
+        for one in draft.closure.with_children(key):
+            draft.carry(one, way_back(old, new, draft.current))
     change_of = f"{draft.writer.text(old.type)} → {draft.writer.text(new.type)}"
     if answer is not None:
-        draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}")
+        remedy = COMPUTE_ANEW if changes_dimensions(old, new) else DECIDE
+        draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}", remedy)
     made: list[Statement] = []
     if found.misfit is not None:
         query = misfits(key.table, found.misfit, draft.current)
         summary = f"{key}: every stored value survives {change_of} (no row may come back)"
-        made.append(Guard(query, key.qualified, summary, ("validates_rows",), reason=found.reason))
+        made.append(draft.guard(query, key, summary, found.reason))
     if "default" in aspects and old.default is not None and not old.generated:
         made.append(_alter(draft, key, "DROP DEFAULT", "default of the old type"))
     collation = f" COLLATE {draft.writer.text(new.collation)}" if new.collation else ""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .ddl import Writer, ident, literal
 from .model import Catalog, Column, Domain, Enum, Kind
 from .portable import extensions_in
+from .vectors import changes_dimensions
+from .vectors import misfit as vectors_misfit
 from .widening import assumes_time_zone, keeps_values, rewrites, split
 
 _STRINGS = ("text", "character varying", "character")
@@ -56,8 +58,9 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog) -> 
     def only_null(reason: str) -> Conversion:
         return Conversion(forward, f"{column} IS NOT NULL", reason, hazards)
 
-    if split(old.type)[0] == split(new.type)[0] and "vector" in extensions_in(new.type):
-        return only_null("a vector of another dimension has to be computed anew")
+    if changes_dimensions(old, new):
+        lost = vectors_misfit(old, new, column, current.extension_schemas)
+        return Conversion(forward, lost, "a vector of another dimension has to be computed anew", hazards)
     if assumes_time_zone(old.type, new.type):
         return only_null("a time zone would have to be assumed, which no row states")
     if isinstance(kind, Enum):
@@ -87,6 +90,11 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog) -> 
         f"the value would not be the same as {new_type}",
         hazards,
     )
+
+
+def way_there(old: Column, new: Column, current: Catalog) -> str:
+    """The expression that turns a value of `old` into the one of `new` that it becomes."""
+    return _cast(current, old, new, ident(old.key.part), Writer(current.extension_schemas))
 
 
 def way_back(old: Column, new: Column, current: Catalog) -> str:

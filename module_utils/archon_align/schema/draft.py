@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from ..database.target import Table as TableName
 from ..database.transaction import LockMode, strongest
@@ -11,12 +12,24 @@ from ..plan import Statement
 from ..preservation.carried import Carried
 from .closure import Closure
 from .compare import Comparison, Difference
-from .ddl import Writer
+from .costs import priced
+from .ddl import Writer, ident
+from .decided import Decided
 from .evidence import Evidence
 from .model import Catalog, Constraint, Index, Key, Kind
-from .steps import LATE_RANK, Node
+from .stages import Stage
+from .steps import LATE_RANK, Guard, Node
 
 DECIDE = "Decide it by hand on PROD (or change DEV), then run again; nothing was changed."
+
+
+@dataclass(slots=True)
+class Way:
+    """What the proof of one reshaped table goes through, by its columns' present names (see Carried)."""
+
+    before: dict[str, str] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
 
 
 class Draft:
@@ -29,8 +42,11 @@ class Draft:
         evidence: Evidence,
         protected: frozenset[Key],
         replaced_enums: frozenset[Key],
+        decided: Decided,
+        large_table_bytes: int | None = None,
     ) -> None:
         self.comparison = comparison
+        self.decided = decided
         self.desired, self.current = comparison.desired, comparison.current
         self.evidence = evidence
         self.protected = protected
@@ -38,6 +54,9 @@ class Draft:
         self.aspects: dict[Key, dict[str, Difference]] = {}
         for difference in comparison.differences:
             self.aspects.setdefault(difference.key, {})[difference.aspect] = difference
+        for key in decided.remaps:
+            # Labels that only PROD has are no difference, until somebody says what takes their place.
+            self.aspects.setdefault(key, {}).setdefault("labels", Difference(key, "labels"))
         self.writer = Writer(self._extension_schemas())
         self.closure = Closure(self.current)
         self.opening: list[Statement] = []
@@ -47,28 +66,54 @@ class Draft:
         self.refused: list[Finding] = []
         self.left: dict[Difference, Finding] = {}
         self.locks: dict[TableName, LockMode] = {}
-        self.way_back: dict[Key, dict[str, str]] = {}
-        self.computed: dict[Key, set[str]] = {}
+        self.setting_aside: list[Statement] = []
+        self.quarantined = set(self.current.quarantined)
+        self.ways: dict[Key, Way] = {}
+        self.large_table_bytes = large_table_bytes
+        self.stages: list[Stage] = []
+        self.notes: list[Finding] = []
 
-    def carry(self, column: Key, expression: str) -> None:
-        """Say by which expression over the changed table a value of `column` is what it was: the proof goes through it."""
-        if column.table in self.protected:
-            self.way_back.setdefault(column.table, {})[column.part] = expression
+    def carry(self, column: Key, after: str, before: str = "") -> None:
+        """Say by which expression over the changed table a value of `column` is what it was: the proof goes through it.
+
+        With `before` values change as decided: then that expression, over the table as it was, gives what they must become.
+        """
+        if before or column.table in self.protected:
+            way = self.ways.setdefault(column.table, Way())
+            way.after[column.part] = after
+            if before:
+                way.before[column.part] = before
 
     def compute_again(self, column: Key) -> None:
         """Leave a column out of the proof: the server computes it, and by another expression than before."""
         if column.table in self.protected:
-            self.computed.setdefault(column.table, set()).add(column.part)
+            self.ways.setdefault(column.table, Way()).computed.add(column.part)
 
     @property
     def carried(self) -> dict[TableName, Carried]:
-        """How the protected tables that this plan reshapes are proved."""
+        """How the tables that this plan reshapes are proved, by the names under which they were read."""
         found = {}
-        for key in self.way_back.keys() | self.computed.keys():
-            name = TableName(key.schema, key.name)
-            computed = frozenset(self.computed.get(key, ()))
-            found[name] = Carried(name, after=self.way_back.get(key, {}), computed=computed)
+        for key in sorted({*self.ways, *(one for one in self._renamed_tables() if one in self.protected)}):
+            way, table = self.ways.get(key, Way()), self.current.table(key)
+            after = dict(way.after)
+            for column in table.columns.values() if table is not None else ():
+                if self.decided.as_read(column.key) != column.key:
+                    after.setdefault(column.key.part, ident(column.key.part))
+            read = self.decided.as_read(key)
+            found[TableName(read.schema, read.name)] = Carried(
+                TableName(key.schema, key.name),
+                before={self._part_as_read(key, name): text for name, text in way.before.items()},
+                after={self._part_as_read(key, name): text for name, text in after.items()},
+                computed=frozenset(self._part_as_read(key, name) for name in way.computed),
+                source=self.decided.source(key) or "",
+            )
         return found
+
+    def _renamed_tables(self) -> set[Key]:
+        return {key.table for key in self.decided.origin}
+
+    def _part_as_read(self, table: Key, name: str) -> str:
+        return self.decided.as_read(Key(Kind.COLUMN, table.schema, table.name, name)).part
 
     def _extension_schemas(self) -> dict[str, str]:
         """Where extensions live in PROD, or will when this plan creates them."""
@@ -78,8 +123,27 @@ class Draft:
             found.setdefault(name, schema if there else self.current.schemas[0])
         return found
 
-    def statement(self, text: str, key: Key, summary: str, *hazards: str, proves: bool = False) -> Statement:
-        return Statement(text, key.qualified, summary, hazards, proves_values=proves)
+    def statement(
+        self, text: str, key: Key, summary: str, *hazards: str, proves: bool = False, transactional: bool = True
+    ) -> Statement:
+        """A statement about `key`, with the hazards that its words and the table's size add."""
+        made = Statement(text, key.qualified, summary, hazards, proves_values=proves, transactional=transactional)
+        return priced(made, self.relation(key), self.current)
+
+    def guard(self, text: str, key: Key, summary: str, reason: str) -> Guard:
+        """A query on the table of `key` that must find no row when it is run."""
+        made = Guard(text, key.qualified, summary, ("validates_rows",), reason=reason)
+        return priced(made, self.relation(key), self.current)
+
+    def relation(self, key: Key) -> Key | None:
+        """The table or view that an object is, or lives on."""
+        value = self.current.objects.get(key) or self.desired.objects.get(key)
+        if isinstance(value, Index):
+            return value.table
+        if key.kind in (Kind.VIEW, Kind.MATVIEW):
+            return key
+        on_table = (Kind.TABLE, Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY)
+        return key.table if key.kind in on_table else None
 
     def refuse(self, code: str, key: Key, message: str, remedy: str = DECIDE) -> None:
         """Something a machine must not do: with one of these the plan is not executed at all."""
@@ -106,7 +170,8 @@ class Draft:
     def lock(self, key: Key, mode: LockMode) -> None:
         """Take the table `key` in at least `mode`; a table that does not exist yet needs none."""
         if key.kind is Kind.TABLE and key in self.current.objects:
-            name = TableName(key.schema, key.name)
+            read = self.decided.as_read(key)
+            name = TableName(read.schema, read.name)
             self.locks[name] = strongest(self.locks.get(name, mode), mode)
 
     def lock_tables_of(self, key: Key, mode: LockMode) -> None:

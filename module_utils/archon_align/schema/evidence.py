@@ -19,19 +19,24 @@ from ..database.session import Session
 from .compare import MISSING, Comparison, Difference
 from .conversion import conversion, domain_refuses, type_of
 from .ddl import Writer, ident
-from .model import Catalog, Column, Constraint, Domain, Index, Key, Kind
+from .decided import Decided
+from .model import Catalog, Constraint, Domain, Index, Key, Kind
 
 EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`sql` returns columns `violators` (count of all) and `key` (up to three examples). `reason` says what they violate."""
+    """`sql` returns columns `violators` (count of all) and `key` (up to three examples). `reason` says what they violate.
+
+    A `decided` question tries an expression that a person gave: that it names something unknown is an answer.
+    """
 
     key: Key
     aspect: str
     sql: str
     reason: str
+    decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,12 @@ def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evid
         except (pg.DataError, pg.RaiseException, pg.FeatureNotSupported) as error:
             message = " ".join((error.diag.message_primary or str(error)).split())
             answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
-        except (pg.UndefinedObject, pg.UndefinedColumn, pg.UndefinedTable, pg.UndefinedFunction, pg.DatatypeMismatch):
-            # The question needs something that the plan itself will make: the server will check it then.
+        except (pg.UndefinedColumn, pg.UndefinedFunction, pg.UndefinedTable, pg.DatatypeMismatch) as error:
+            # Else the question needs something that the plan itself will make: the server will check it then.
+            if question.decided:
+                message = f"the expression cannot be evaluated: {' '.join((error.diag.message_primary or '').split())}"
+                answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
+        except pg.UndefinedObject:
             continue
         except psycopg.Error as error:
             raise server_error(
@@ -88,18 +97,19 @@ def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evid
     return Evidence(answers)
 
 
-def questions(comparison: Comparison) -> Iterator[Question]:
+def questions(comparison: Comparison, decided: Decided) -> Iterator[Question]:
     """Everything about stored rows that planning this comparison depends on."""
-    asker = _Asker(comparison)
+    asker = _Asker(comparison, decided)
     for difference in comparison.differences:
         yield from asker.about(difference)
 
 
-def misfits(table: Key, condition: str, catalog: Catalog) -> str:
-    """The query for rows of `table` that meet `condition`: their count, and up to three keys."""
+def misfits(table: Key, condition: str, catalog: Catalog, source: str | None = None) -> str:
+    """The query for rows of `table` that meet `condition`: their count, and up to three keys. `source` is the FROM item
+    where that is not the table's name."""
     return (
         f"SELECT count(*) OVER () AS violators, {row_key(table, catalog)} AS key"
-        f" FROM {ident(table.schema, table.name)} WHERE {condition} LIMIT {EXAMPLES}"
+        f" FROM {source or ident(table.schema, table.name)} WHERE {condition} LIMIT {EXAMPLES}"
     )
 
 
@@ -118,7 +128,8 @@ def _quoted(text: str) -> str:
 
 
 class _Asker:
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Comparison, decided: Decided) -> None:
+        self.decided = decided
         self.desired = comparison.desired
         self.current = comparison.current
         self.writer = Writer(self.current.extension_schemas)
@@ -151,45 +162,46 @@ class _Asker:
         supplied = (
             new.default is not None or new.identity or (isinstance(domain, Domain) and domain.default is not None)
         )
-        if aspect == MISSING and new.not_null and not supplied:
-            yield Question(
-                key,
-                aspect,
-                misfits(key.table, "true", self.current),
-                "the new column must not be NULL and has no default",
-            )
+        fill = self.decided.backfills.get(key)
+        if aspect == MISSING and fill is not None:
+            nothing = f"CAST(({fill}) AS {self.writer.text(new.type)}) IS NULL{'' if new.not_null else ' AND false'}"
+            yield self._misfits(key, aspect, nothing, "the backfill gives NULL", decided=True)
+        elif aspect == MISSING and new.not_null and not supplied:
+            yield self._misfits(key, aspect, "true", "the new column must not be NULL and has no default")
         elif aspect == "not null" and new.not_null:
-            yield Question(
-                key, aspect, misfits(key.table, f"{ident(key.part)} IS NULL", self.current), "the column is NULL"
-            )
+            nothing = f"{ident(key.part)} IS NULL" + (f" AND ({fill}) IS NULL" if fill is not None else "")
+            reason = "the column is NULL" + (", and so is its backfill" if fill is not None else "")
+            yield self._misfits(key, aspect, nothing, reason, decided=fill is not None)
+        elif aspect in ("type", "collation") and (given := self.decided.conversions.get(key)) is not None:
+            lost = f"{ident(key.part)} IS NOT NULL AND CAST(({given}) AS {self.writer.text(new.type)}) IS NULL"
+            yield self._misfits(key, "type", lost, "the conversion gives NULL for a value", decided=True)
         elif aspect == "type" and old is not None and not (old.generated and new.generated):
             found = conversion(old, new, self.desired, self.current)
             if found.misfit is not None:
-                yield Question(key, aspect, misfits(key.table, found.misfit, self.current), found.reason)
+                yield self._misfits(key, aspect, found.misfit, found.reason)
         elif aspect == "generated" and old is not None and new.generated and not old.generated:
-            yield Question(
-                key,
-                aspect,
-                misfits(key.table, f"{ident(key.part)} IS NOT NULL", self.current),
-                "stored values would be replaced",
-            )
+            yield self._misfits(key, aspect, f"{ident(key.part)} IS NOT NULL", "stored values would be replaced")
 
-    def _columns(self, table: Key, names: tuple[str, ...]) -> list[Column] | None:
-        found = [self.current.column(Key(Kind.COLUMN, table.schema, table.name, name)) for name in names]
-        return None if None in found else [column for column in found if column is not None]
+    def _misfits(self, key: Key, aspect: str, condition: str, reason: str, *, decided: bool = False) -> Question:
+        text = misfits(key.table, condition, self.current, self.decided.source(key.table))
+        return Question(key, aspect, text, reason, decided)
+
+    def _present(self, table: Key, names: tuple[str, ...]) -> bool:
+        """Does PROD have these columns, or does a decision say what is in them?"""
+        keys = [Key(Kind.COLUMN, table.schema, table.name, name) for name in names]
+        return all(self.current.column(key) is not None or key in self.decided.backfills for key in keys)
 
     def _constraint(self, wanted: Constraint) -> Iterator[Question]:
         table = wanted.key.table
-        if table not in self.current.objects or self._columns(table, wanted.columns) is None:
+        if table not in self.current.objects or not self._present(table, wanted.columns):
             return
         if wanted.type in ("p", "u"):
             names = tuple(ident(name) for name in wanted.columns)
             yield self._unique(wanted.key, table, names, wanted.nulls_equal, None)
         elif wanted.type == "c" and wanted.expression is not None:
             condition = f"NOT ({self.writer.text(wanted.expression)})"
-            yield Question(
-                wanted.key, MISSING, misfits(table, condition, self.current), "the row does not meet the condition"
-            )
+            text = misfits(table, condition, self.current, self._future(table))
+            yield Question(wanted.key, MISSING, text, "the row does not meet the condition")
         elif wanted.type == "f" and wanted.references is not None:
             yield self._orphans(wanted, wanted.references)
 
@@ -202,29 +214,65 @@ class _Asker:
             conditions.append(f"({self.writer.text(predicate)})")
         shown = ", ".join(f"CAST(({term}) AS text)" for term in terms)
         text = (
-            f"SELECT count(*) OVER () AS violators, concat_ws(', ', {shown}) AS key FROM {ident(table.schema, table.name)}"
+            f"SELECT count(*) OVER () AS violators, concat_ws(', ', {shown}) AS key"
+            f" FROM {self._future(table) or ident(table.schema, table.name)}"
             f"{' WHERE ' if conditions else ''}{' AND '.join(conditions)} GROUP BY {', '.join(f'({term})' for term in terms)}"
             f" HAVING count(*) > 1 LIMIT {EXAMPLES}"
         )
         return Question(key, MISSING, text, "the value occurs more than once")
 
     def _orphans(self, wanted: Constraint, target: Key) -> Question:
-        table = wanted.key.table
-        conditions = [f"{ident(table.schema, table.name, name)} IS NOT NULL" for name in wanted.columns]
+        table, future = wanted.key.table, self._future(wanted.key.table)
+        place = (table.name,) if future is not None else (table.schema, table.name)
+        conditions = [f"{ident(*place, name)} IS NOT NULL" for name in wanted.columns]
         if target in self.current.objects or target.schema not in self.current.schemas:
             pairs = zip(wanted.columns, wanted.referenced_columns, strict=True)
-            matches = " AND ".join(
-                f"referenced.{ident(there)} = {ident(table.schema, table.name, here)}" for here, there in pairs
-            )
-            conditions.append(
-                f"NOT EXISTS (SELECT FROM {ident(target.schema, target.name)} AS referenced WHERE {matches})"
-            )
-        return Question(
-            wanted.key,
-            MISSING,
-            misfits(table, " AND ".join(conditions), self.current),
-            f"the row refers to none in {target.qualified}",
-        )
+            matches = " AND ".join(f"referenced.{ident(there)} = {ident(*place, here)}" for here, there in pairs)
+            there = self._future(target) or ident(target.schema, target.name)
+            conditions.append(f"NOT EXISTS (SELECT FROM (SELECT * FROM {there}) AS referenced WHERE {matches})")
+        text = misfits(table, " AND ".join(conditions), self.current, future)
+        return Question(wanted.key, MISSING, text, f"the row refers to none in {target.qualified}")
+
+    def _future(self, table: Key) -> str | None:
+        """A FROM item that reads a table as it will be once its names and values are what was decided; None when nothing
+        was decided about it."""
+        found = self.current.table(table)
+        columns = {name: ident(name) for name in found.columns} if found is not None else {}
+        changed = {
+            key.part: text
+            for key in {*self.decided.backfills, *self.decided.conversions, *self._remapped()}
+            if key.table == table and (text := self._future_value(key)) is not None
+        }
+        if not changed:
+            return self.decided.source(table)
+        shown = "".join(f", {text} AS {ident(name)}" for name, text in {**columns, **changed}.items())
+        read = self.decided.source(table) or ident(table.schema, table.name)
+        return f"(SELECT ctid{shown} FROM {read}) AS {ident(table.name)}"
+
+    def _remapped(self) -> set[Key]:
+        return {
+            user
+            for enum in self.decided.remaps
+            for user in self.current.dependents.get(enum, ())
+            if user.kind is Kind.COLUMN
+        }
+
+    def _future_value(self, column: Key) -> str | None:
+        new, old = self.desired.column(column), self.current.column(column)
+        if new is None:
+            return None
+        value = ident(column.part)
+        if (given := self.decided.conversions.get(column)) is not None:
+            value = f"({given})"
+        elif old is None:
+            value = f"({self.decided.backfills[column]})"
+        elif (remap := self.decided.relabelling(old)) is not None:
+            return remap
+        elif new.not_null and not old.not_null:
+            value = f"coalesce({value}, ({self.decided.backfills[column]}))"
+        else:
+            return None
+        return f"CAST({value} AS {self.writer.text(new.type)})"
 
     def _domain(self, key: Key, aspect: str) -> Iterator[Question]:
         wanted = self.desired.objects.get(key)

@@ -60,7 +60,7 @@ def _make_or_stage(draft: Draft, value: Object) -> None:
     if not isinstance(value, (Index, Constraint)) or not stages.takes(draft, value):
         make(draft, value, draft.desired)
         return
-    if stages.is_validated_later(draft, value):
+    if isinstance(value, Constraint) and stages.is_validated_later(draft, value):
         make(draft, stages.unvalidated(value), draft.desired)
     stages.add(draft, value)
 

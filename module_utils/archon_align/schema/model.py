@@ -264,11 +264,13 @@ class Grant(NamedTuple):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unmodelled:
-    """An object of a kind that is told of but not changed. `definition` is None where the name is all that is read."""
+    """An object of a kind that is told of but not changed. `definition` is None where the name is all that is read;
+    `attached` are its comment, grants and owner."""
 
     kind: str
     name: str
     definition: str | None = None
+    attached: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -170,7 +170,7 @@ def _choose(draft: Draft) -> None:
         if not aspects or aspects & {MISSING, "name"}:
             continue
         value = draft.desired.objects.get(key)
-        replace = (
+        replace = not stages.completes(draft, key, aspects) and (
             key.kind in (Kind.CONSTRAINT, Kind.POLICY)
             or (key.kind is Kind.INDEX and aspects != {"clustered"})
             or (key.kind is Kind.MATVIEW and aspects != {"populated"})
@@ -178,10 +178,6 @@ def _choose(draft: Draft) -> None:
             or (isinstance(value, View) and key.kind is Kind.VIEW and not _replaceable(draft, value))
             or (isinstance(value, Function) and not _compatible(draft, value))
         )
-        if isinstance(value, Constraint) and stages.only_unvalidated(draft, key):
-            replace = False
-        elif isinstance(value, Index) and aspects == {"valid"} and stages.takes(draft, value):
-            replace = False
         found_value = draft.current.objects.get(key)
         if isinstance(value, Index) and isinstance(found_value, Index) and value.table != found_value.table:
             draft.refuse("name_taken", key, f"PROD has an index of this name on {found_value.table}")

@@ -62,7 +62,7 @@ def make_plan(
     scoped = narrow(whole, choices.scope)
     inside = scoped.comparison
     if choices.rebuilds_vectors:
-        columns = vectors.to_rebuild(session, inside.desired, inside.current, protected) - decided.conversions.keys()
+        columns = vectors.to_rebuild(session, inside.desired, decided.found, protected) - decided.conversions.keys()
         if columns:
             beside = vectors.with_beside(inside.desired, inside.current, columns)
             inside = compare(beside, inside.current, vector_indexes=choices.vector_indexes)

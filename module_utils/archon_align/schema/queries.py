@@ -92,8 +92,7 @@ CROSS JOIN LATERAL (
 WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'm') AND f.bytes > 0
 """
 
-RELATIONS: LiteralString = (
-    """
+RELATIONS: LiteralString = """
 SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security, coalesce(c.reloptions, '{}')::text[] AS options,
        CASE WHEN c.relreplident = 'i' THEN (SELECT 'i' || r.relname FROM pg_index i JOIN pg_class r ON r.oid = i.indexrelid
@@ -106,8 +105,8 @@ SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relk
        CASE WHEN c.relkind IN ('v', 'm') THEN rtrim(pg_get_viewdef(c.oid), ';') END AS viewdef,
        c.relispopulated AS populated
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am a ON a.oid = c.relam
-WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AND """
-    + _not_of_extension("pg_class", "c.oid")
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AND """ + _not_of_extension(
+    "pg_class", "c.oid"
 )
 
 COLUMNS: LiteralString = (
@@ -247,47 +246,4 @@ FROM ROWS FROM (unnest(%(classes)s::bigint[]), unnest(%(oids)s::bigint[]), unnes
 REWRITES: LiteralString = """
 SELECT r.oid::bigint, r.ev_class::bigint AS relation FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY(%(schemas)s) AND r.rulename = '_RETURN'
-"""
-
-UNMODELLED: LiteralString = """
-SELECT f.kind, f.name, CASE f.kind
-  WHEN 'rule' THEN pg_get_ruledef(f.oid)
-  WHEN 'extended statistics' THEN pg_get_statisticsobjdef(f.oid)
-  WHEN 'trigger on a table outside the aligned schemas' THEN pg_get_triggerdef(f.oid)
-  WHEN 'NOT NULL constraint that is not valid' THEN pg_get_constraintdef(f.oid)
-  WHEN 'aggregate' THEN (SELECT concat_ws(', ', a.aggtransfn::regprocedure, format_type(a.aggtranstype, NULL), a.aggfinalfn::regprocedure, a.aggcombinefn::regprocedure, a.agginitval, a.aggkind)
-                         FROM pg_aggregate a WHERE a.aggfnoid = f.oid)
-  WHEN 'range type' THEN (SELECT concat_ws(', ', format_type(r.rngsubtype, NULL), r.rngcollation::regcollation, r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = f.oid)
-  END AS definition
-FROM (
-  SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' ELSE 'window function' END AS kind, 'pg_proc'::regclass AS class, p.oid, format('%%I.%%I(%%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('a', 'w')
-  UNION ALL SELECT 'operator', 'pg_operator'::regclass, o.oid, format('%%I.%%s(%%s, %%s)', n.nspname, o.oprname, format_type(nullif(o.oprleft, 0), NULL), format_type(o.oprright, NULL)) FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'operator class', 'pg_opclass'::regclass, o.oid, format('%%I.%%I', n.nspname, o.opcname) FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'operator family', 'pg_opfamily'::regclass, o.oid, format('%%I.%%I', n.nspname, o.opfname) FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'collation', 'pg_collation'::regclass, o.oid, format('%%I.%%I', n.nspname, o.collname) FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'conversion', 'pg_conversion'::regclass, o.oid, format('%%I.%%I', n.nspname, o.conname) FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'text search configuration', 'pg_ts_config'::regclass, o.oid, format('%%I.%%I', n.nspname, o.cfgname) FROM pg_ts_config o JOIN pg_namespace n ON n.oid = o.cfgnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'text search dictionary', 'pg_ts_dict'::regclass, o.oid, format('%%I.%%I', n.nspname, o.dictname) FROM pg_ts_dict o JOIN pg_namespace n ON n.oid = o.dictnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'text search parser', 'pg_ts_parser'::regclass, o.oid, format('%%I.%%I', n.nspname, o.prsname) FROM pg_ts_parser o JOIN pg_namespace n ON n.oid = o.prsnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'text search template', 'pg_ts_template'::regclass, o.oid, format('%%I.%%I', n.nspname, o.tmplname) FROM pg_ts_template o JOIN pg_namespace n ON n.oid = o.tmplnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'extended statistics', 'pg_statistic_ext'::regclass, o.oid, format('%%I.%%I', n.nspname, o.stxname) FROM pg_statistic_ext o JOIN pg_namespace n ON n.oid = o.stxnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT CASE t.typtype WHEN 'r' THEN 'range type' ELSE 'base type' END, 'pg_type'::regclass, t.oid, format('%%I.%%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-    WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype IN ('r', 'p') OR t.typtype = 'b' AND t.typelem = 0 AND t.typcategory <> 'A')
-  UNION ALL SELECT 'foreign table', 'pg_class'::regclass, c.oid, format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s) AND c.relkind = 'f'
-  UNION ALL SELECT 'rule', 'pg_rewrite'::regclass, r.oid, format('%%I.%%I.%%I', n.nspname, c.relname, r.rulename) FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = ANY(%(schemas)s) AND r.rulename <> '_RETURN'
-  UNION ALL SELECT 'NOT NULL constraint that is not valid', 'pg_constraint'::regclass, o.oid, format('%%I.%%I.%%I', n.nspname, c.relname, o.conname) FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = ANY(%(schemas)s) AND o.contype = 'n' AND NOT o.convalidated
-  UNION ALL SELECT 'trigger on a table outside the aligned schemas', 'pg_trigger'::regclass, g.oid, format('%%I.%%I.%%I', n.nspname, c.relname, g.tgname) FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace WHERE NOT g.tgisinternal AND n.nspname <> ALL(%(schemas)s) AND pn.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'cast', 'pg_cast'::regclass, oid, format('(%%s AS %%s)', format_type(castsource, NULL), format_type(casttarget, NULL)) FROM pg_cast WHERE oid >= 16384
-  UNION ALL SELECT 'language', 'pg_language'::regclass, oid, quote_ident(lanname) FROM pg_language WHERE oid >= 16384
-  UNION ALL SELECT 'access method', 'pg_am'::regclass, oid, quote_ident(amname) FROM pg_am WHERE oid >= 16384
-  UNION ALL SELECT 'foreign-data wrapper', 'pg_foreign_data_wrapper'::regclass, oid, quote_ident(fdwname) FROM pg_foreign_data_wrapper
-  UNION ALL SELECT 'foreign server', 'pg_foreign_server'::regclass, oid, quote_ident(srvname) FROM pg_foreign_server
-  UNION ALL SELECT 'publication', 'pg_publication'::regclass, oid, quote_ident(pubname) FROM pg_publication
-  UNION ALL SELECT 'event trigger', 'pg_event_trigger'::regclass, oid, quote_ident(evtname) FROM pg_event_trigger
-) f WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = f.class AND e.objid = f.oid AND e.deptype = 'e')
-ORDER BY 1, 2
 """

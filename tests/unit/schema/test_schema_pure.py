@@ -9,6 +9,7 @@ from archon_align.schema import enums, evidence
 from archon_align.schema.compare import MISSING, compare
 from archon_align.schema.credentials import with_credentials
 from archon_align.schema.ddl import Writer, ident, literal
+from archon_align.schema.decided import Decided
 from archon_align.schema.evidence import Answer, Evidence
 from archon_align.schema.model import (
     Catalog,
@@ -185,7 +186,8 @@ def test_questions_are_asked_of_rows_only_where_they_matter() -> None:
     desired = catalog(table("t", a="integer!", b="text", c="bigint"), table("new", x="integer!"))
     current = catalog(table("t", a="integer", b="text", c="integer"))
     asked = [
-        (question.key.part, question.aspect) for question in evidence.questions(compare(desired, current))
+        (question.key.part, question.aspect)
+        for question in evidence.questions(compare(desired, current), Decided(current, current))
     ]
     assert asked == [("a", "not null")]
 

@@ -1,0 +1,61 @@
+"""The quarantine schema: what a decision replaces or sets aside is kept there, whole, until a person removes it. Pure."""
+
+# ruff: noqa: S608 - texts are composed of quoted identifiers
+
+from __future__ import annotations
+
+from ..plan import Statement
+from .ddl import ident, literal
+from .decided import quarantine_name
+from .decisions import QUARANTINE
+from .draft import Draft
+from .model import Constraint, Key
+from .steps import Guard
+
+
+def prepare(draft: Draft, because: Key) -> None:
+    """Make sure that the schema is there, once per plan."""
+    there = QUARANTINE in draft.current.all_schemas
+    text = f"CREATE SCHEMA {ident(QUARANTINE)}"
+    if there or any(statement.sql == text for statement in draft.setting_aside):
+        return
+    if not draft.current.creates_schemas:
+        draft.refuse(
+            "not_allowed",
+            because,
+            f"old values are kept in schema {QUARANTINE}, which {draft.current.me} may not create",
+            f"Have an administrator create schema {QUARANTINE} on PROD for {draft.current.me}, then run again.",
+        )
+    draft.setting_aside.append(Statement(text, QUARANTINE, "where old values are kept"))
+
+
+def free_name(draft: Draft, wanted: str) -> str:
+    """A name in the quarantine schema that is free, and is taken from now on."""
+    name = quarantine_name(wanted, draft.quarantined)
+    draft.quarantined.add(name)
+    return name
+
+
+def set_aside_column(draft: Draft, key: Key) -> None:
+    """Keep a column's values, with the primary key (or whole rows where there is none), before they are changed."""
+    prepare(draft, key)
+    name = free_name(draft, f"{key.name}__{key.part}")
+    table, kept = draft.writer.name(key.table), ident(QUARANTINE, name)
+    identity = next(
+        (
+            found.columns
+            for one in draft.current.on_table.get(key.table, ())
+            if isinstance(found := draft.current.objects[one], Constraint) and found.type == "p"
+        ),
+        (),
+    )
+    shown = ", ".join(map(ident, dict.fromkeys((*identity, key.part)))) if identity else "*"
+    guard = (
+        f"SELECT 1 AS violators, 'rows' AS key WHERE (SELECT count(*) FROM {table}) <> (SELECT count(*) FROM {kept})"
+    )
+    note = f"Values of {key.qualified} before they were changed as decided."
+    draft.setting_aside += [
+        draft.statement(f"CREATE TABLE {kept} AS SELECT {shown} FROM {table}", key, f"keep the values of {key}"),
+        draft.statement(f"COMMENT ON TABLE {kept} IS {literal(note)}", key, f"what {QUARANTINE}.{name} is"),
+        Guard(guard, key.qualified, f"every row of {key.table} was kept (no row may come back)", reason="rows were not kept"),
+    ]  # fmt: skip
