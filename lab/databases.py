@@ -34,8 +34,8 @@ def ensure_roles(superuser_dsn: str, password: str) -> None:
         if OWNER not in known:
             admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(OWNER)))
         if ADMIN not in known:
-            role = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS IN ROLE {}")
-            admin.execute(role.format(sql.Identifier(ADMIN), sql.Identifier(OWNER)))
+            member = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS IN ROLE {}")
+            admin.execute(member.format(sql.Identifier(ADMIN), sql.Identifier(OWNER)))
         for role in _GRANTED:
             if role not in known:
                 bypass = sql.SQL("BYPASSRLS" if role == "service_role" else "NOBYPASSRLS")
