@@ -22,7 +22,7 @@ def notes(comparison: Comparison) -> Iterator[Finding]:
 def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
     """What differs one by one; what is the same in both databases in one finding per kind, all names in it."""
     desired, current = (
-        {(one.kind, one.name): one.definition for one in catalog.unmodelled}
+        {(one.kind, one.name): (one.definition, one.attached) for one in catalog.unmodelled}
         for catalog in (comparison.desired, comparison.current)
     )
     same_version = comparison.desired.version // 10000 == comparison.current.version // 10000
@@ -30,12 +30,13 @@ def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
     for kind, name in sorted(desired.keys() | current.keys()):
         place = (kind, name)
         if place in desired and place in current:
-            one, other = desired[place], current[place]
+            (one, attached), (other, attached_there) = desired[place], current[place]
             read = one is not None and other is not None
-            if one == other or (one and other and same_meaning(one, other, same_version=same_version)):
+            same = one == other or (one and other and same_meaning(one, other, same_version=same_version))
+            if same and attached == attached_there:
                 equal.setdefault((kind, read), []).append(name)
                 continue
-            where = "is defined otherwise on DEV" if read else "exists in both databases"
+            where = f"{'has another comment, owner or grants' if same else 'is defined otherwise'} on DEV"
         else:
             where = f"exists on {'DEV' if place in desired else 'PROD'} only"
         yield Finding(

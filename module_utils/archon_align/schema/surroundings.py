@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from . import queries
 from .model import OWNER, Grant, Key, Kind, Size, Unmodelled
+from .other_kinds import UNMODELLED
 from .reading import Class, Reading, Row
 
+# Roles of a hosted platform, whose own objects are none of a user's business.
+_MANAGED = "supabase_"
 _DEFAULTS = {"r": "tables", "S": "sequences", "f": "functions", "T": "types", "n": "schemas", "L": "large objects"}
 _ROW_BYTES = 100  # taken for a table whose rows the server never counted
 
@@ -39,19 +42,24 @@ def sizes(reading: Reading) -> dict[Key, Size]:
 
 def unmodelled(reading: Reading, defaults: Iterable[Row]) -> tuple[Unmodelled, ...]:
     found = {
-        Unmodelled(row["kind"], row["name"], reading.portable.optional(row["definition"]))
-        for row in reading.rows(queries.UNMODELLED)
+        Unmodelled(
+            row["kind"],
+            reading.portable(row["name"]),
+            reading.portable.optional(row["definition"]),
+            reading.portable(row["attached"]),
+        )
+        for row in reading.rows(UNMODELLED)
     }
-    privileges: dict[tuple[str, str, str], set[str]] = {}
+    privileges: dict[str, set[str]] = {}
     for row in defaults:
-        if row["privilege"] not in (None, "MAINTAIN") and row["role"] != OWNER:
-            place = (_DEFAULTS[row["type"]], row["schema"] or "any schema", row["role"])
-            privileges.setdefault(place, set()).add(row["privilege"])
-    found |= {
-        # The name says it all.
-        Unmodelled("default privileges", f"{', '.join(sorted(names))} on {what} in {where} to {role}", "")
-        for (what, where, role), names in privileges.items()
-    }
+        if not row["grantor"].startswith(_MANAGED):
+            whose = "" if row["mine"] else f" of {row['grantor']}"
+            held = privileges.setdefault(
+                f"for {_DEFAULTS[row['type']]}{whose} in {row['schema'] or 'any schema'}", set()
+            )
+            if row["privilege"] not in (None, "MAINTAIN"):
+                held.add(f"{row['privilege']} to {row['role']}{' with grant option' if row['grantable'] else ''}")
+    found |= {Unmodelled("default privileges", name, "; ".join(sorted(held))) for name, held in privileges.items()}
     return tuple(sorted(found, key=lambda one: (one.kind, one.name)))
 
 
