@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 from .model import (
     OWNER,
@@ -27,6 +28,7 @@ from .model import (
     readable,
 )
 from .portable import same_meaning
+from .vectors import half_way
 
 MISSING = "missing"
 MAINTAIN_SINCE = 170000
@@ -86,6 +88,7 @@ class _Comparer:
         self.vector_indexes = vector_indexes
         self.same_version = desired.version // 10000 == current.version // 10000
         self.only: list[str] = []
+        self.half_way = half_way(desired, current)
 
     def comparison(self) -> Comparison:
         desired, current = self.desired.objects, self.current.objects
@@ -102,7 +105,7 @@ class _Comparer:
             differences += self._aspects(desired[key], current[key])
             differences += self._attachments(key, key)
         # A table that only PROD has says enough: its parts are not named one by one.
-        self.only += [str(key) for key in extra if self._owner_of(key) not in extra]
+        self.only += [str(key) for key in extra - self.half_way if self._owner_of(key) not in extra]
         return Comparison(
             self.desired,
             self.current,
@@ -148,15 +151,13 @@ class _Comparer:
         special = _SPECIAL.get(type(desired))
         if special is not None:
             yield from special(self, desired, current)
-        for field in fields(desired):
-            if field.name in _UNCOMPARED or field.name in _SPECIAL_FIELDS.get(type(desired), ()):
-                continue
-            one, other = getattr(desired, field.name), getattr(current, field.name)
+        for name in _COMPARED[type(desired)]:
+            one, other = getattr(desired, name), getattr(current, name)
             if one == other:
                 continue
-            if field.name in _TEXTS and one is not None and other is not None and self._same(one, other):
+            if name in _TEXTS and one is not None and other is not None and self._same(one, other):
                 continue
-            yield Difference(key, field.name.replace("_", " "), _shown(one), _shown(other))
+            yield Difference(key, name.replace("_", " "), _shown(one), _shown(other))
 
     # -- kinds with rules of their own -------------------------------------------------------------------------------
 
@@ -177,9 +178,14 @@ class _Comparer:
                     generated=found.generated,
                     collation=found.collation,
                 )
-            yield from self._aspects(wanted, found)
+            if wanted != found:
+                yield from self._aspects(wanted, found)
             yield from self._attachments(column.key, found.key)
-        self.only += [str(column.key) for name, column in current.columns.items() if name not in desired.columns]
+        self.only += [
+            str(column.key)
+            for name, column in current.columns.items()
+            if name not in desired.columns and column.key not in self.half_way
+        ]
         for aspect in ("row_security", "force_row_security"):
             one, other = getattr(desired, aspect), getattr(current, aspect)
             if one and not other:
@@ -247,13 +253,14 @@ class _Comparer:
             yield Difference(desired, "comment", wanted, found or "")
         elif found is not None and wanted is None:
             self.only.append(f"comment on {current}")
-        yield from self._grants(desired, current)
+        if self.desired.grants.get(desired) != self.current.grants.get(current):
+            yield from self._grants(desired, current)
 
     def _grants(self, desired: Key, current: Key) -> Iterator[Difference]:
         wanted, found = self.known(self.desired, desired), self.known(self.current, current)
         for grant in sorted(wanted - found):
             # A grant option covers the plain privilege.
-            if not grant.grantable and replace(grant, grantable=True) in found:
+            if not grant.grantable and grant._replace(grantable=True) in found:
                 continue
             yield Difference(desired, f"grant {grant.privilege} to {grant.role}", _grant(grant), "")
         for grant in sorted(found - wanted):
@@ -266,7 +273,7 @@ class _Comparer:
 
     @staticmethod
     def _has(grants: frozenset[Grant], grant: Grant) -> bool:
-        return bool({grant, replace(grant, grantable=True), replace(grant, grantable=False)} & grants)
+        return not grants.isdisjoint({grant._replace(grantable=True), grant._replace(grantable=False)})
 
     def known(self, catalog: Catalog, key: Key) -> frozenset[Grant]:
         """An object's grants, without the privilege that one of the two servers does not know, and owners by role."""
@@ -319,4 +326,11 @@ _SPECIAL_FIELDS: dict[type, frozenset[str]] = {
     # The version is the server's matter: both work with what their server offers (a finding tells of it).
     Extension: frozenset({"schema", "version"}),
     View: frozenset({"columns", "populated"}),
+}
+# The fields of each kind of objects that are compared one by one, and simply.
+_COMPARED: dict[type, tuple[str, ...]] = {
+    kind: tuple(
+        field.name for field in fields(kind) if field.name not in _UNCOMPARED | _SPECIAL_FIELDS.get(kind, frozenset())
+    )
+    for kind in get_args(Object.__value__)
 }

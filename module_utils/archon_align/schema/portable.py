@@ -41,12 +41,17 @@ class Portable:
             if schema != "pg_catalog" and (schema, name) not in taken
         }
         # Most text names no such schema: asked first, as it stands inside quotes or outside.
-        self._hints = {schema.replace('"', '""') for schema, _ in self._members}
+        hints = {schema.replace('"', '""') for schema, _ in self._members}
+        self._hint = re.compile("|".join(map(re.escape, sorted(hints)))) if hints else None
+        self._known: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
-        if not any(hint in text for hint in self._hints):
-            return text
-        return _TOKENS.sub(self._replace, text)
+        # The same few types and defaults occur thousands of times: looked at once, and kept once.
+        known = self._known.get(text)
+        if known is None:
+            found = self._hint is not None and self._hint.search(text)
+            known = self._known[text] = _TOKENS.sub(self._replace, text) if found else text
+        return known
 
     def optional(self, text: str | None) -> str | None:
         return None if text is None else self(text)
