@@ -312,6 +312,77 @@ def test_status_survives_a_database_without_archon(lab: Lab) -> None:
     lab.reset()
 
 
+@pytest.fixture
+def restored(lab: Lab) -> Iterator[Lab]:
+    yield lab
+    lab.reset()
+
+
+def test_a_variant_is_remembered_until_the_next_reset(
+    restored: Lab, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = restored
+    assert main(["reset", "--variant", "two-shapes", "--folder", str(folder)]) == 0
+    rows = "SELECT count(source_url) FROM archon_project_sources"
+    for change in (lambda: None, lab.down, lambda: drop_database(lab, folder), lambda: lose_state(lab, folder)):
+        change()
+        lab.up()
+        assert lab.status().variant == "two-shapes"
+        assert ask(lab, "prod", rows) == [(34,)]
+    capsys.readouterr()
+    assert main(["status", "--folder", str(folder)]) == 0
+    assert "VARIANT   two-shapes: " in capsys.readouterr().out
+    assert main(["reset", "--folder", str(folder)]) == 0
+    assert "VARIANT   standard: " in capsys.readouterr().out
+    assert ask(lab, "prod", "SELECT count(source_id) FROM archon_project_sources") == [(20,)]
+
+
+def test_two_shapes_have_rows_that_only_the_other_shape_allows_or_demands(restored: Lab) -> None:
+    lab = restored
+    lab.reset("two-shapes")
+    for table, count in {
+        "archon_project_sources": 34,
+        "archon_document_versions": 40,
+        "archon_prompts": 12,
+        "archon_workflow_templates": 12,
+        "archon_workflow_executions": 12,
+        "archon_workflow_step_executions": 30,
+        "archon_workflow_template_versions": 24,
+    }.items():
+        assert ask(lab, "prod", f"SELECT count(*) FROM {table}") == [(count,)], table
+    for trap in (
+        "archon_project_sources WHERE metadata = '{}' AND source_url LIKE '%100\\%25'",
+        "archon_document_versions WHERE project_id IS NOT NULL AND task_id IS NOT NULL",
+        "archon_document_versions WHERE change_type = 'automatic' AND document_id IS NOT NULL",
+        "archon_prompts WHERE prompt_content LIKE '%100 \\%%'",
+        "archon_workflow_executions WHERE progress_percentage > 0 AND triggered_by = 'system'",
+        "archon_workflow_step_executions WHERE length(step_name) > 255",
+        "archon_workflow_step_executions WHERE status = 'cancelled' AND retry_count > 0 AND duration_ms IS NULL",
+        "archon_workflow_template_versions WHERE change_type = 'automatic'",
+    ):
+        assert ask(lab, "prod", f"SELECT count(*) > 0 FROM {trap}") == [(True,)], trap
+    assert ask(lab, "dev", "SELECT count(source_id) FROM archon_project_sources") == [(2,)]
+
+
+def test_forced_row_level_security_stops_the_owner_but_not_the_admin(restored: Lab) -> None:
+    lab = restored
+    lab.reset("force-rls")
+    pg_dump = str(lab._worlds["prod"]._server.bin / "pg_dump")
+    for role, allowed in (("archon", False), (ADMIN, True)):
+        with psycopg.connect(lab.dsn("prod", role), options="-c row_security=off") as connection:
+            try:
+                assert connection.execute("SELECT count(*) FROM archon_tasks").fetchone() == (120,)
+            except psycopg.errors.InsufficientPrivilege:
+                assert not allowed
+            else:
+                assert allowed
+        dumped = subprocess.run([pg_dump, lab.dsn("prod", role)], capture_output=True, timeout=60, check=False)
+        assert (dumped.returncode == 0) is allowed
+    query = "SELECT rolsuper, rolbypassrls, pg_has_role(oid, 'archon', 'USAGE') FROM pg_roles WHERE rolname = 'archon_admin'"
+    assert ask(lab, "prod", query) == [(False, True, True)]
+    assert lab.status().worlds[1].condition.startswith("broken: search finds nothing; 0 of 93 pages")
+
+
 def test_foreseeable_failures_are_told_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
