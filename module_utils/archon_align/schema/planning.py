@@ -7,6 +7,7 @@ from typing import Any
 
 from ..database.session import Session
 from ..findings import Finding
+from ..plan import Statement
 from . import vectors
 from .compare import Difference, compare
 from .decided import decide
@@ -46,6 +47,20 @@ class Made:
     plan: SchemaPlan
     choices: Choices
     outside: tuple[Difference, ...] = ()
+    protected: frozenset[Key] = frozenset()
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        return self.plan.statements
+
+    @property
+    def refused(self) -> tuple[Finding, ...]:
+        """What a person has to decide; with anything here nothing is executed."""
+        return self.plan.refused
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.plan.findings
 
     def wanted(self, desired: Catalog) -> Catalog:
         """What the proof must find, when `desired` is read again: the scope's outside as it was."""
@@ -70,4 +85,4 @@ def make_plan(
     made = plan(inside, evidence, protected=protected, decided=decided)
     findings: tuple[Finding, ...] = (*made.findings, *scoped.findings)
     made = replace(made, refused=(*scoped.refused, *made.refused), findings=findings)
-    return Made(made, choices, scoped.outside)
+    return Made(made, choices, scoped.outside, protected)
