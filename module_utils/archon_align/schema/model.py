@@ -37,8 +37,6 @@ class Kind(StrEnum):
     TRIGGER = "trigger"
     POLICY = "policy"
 
-    __hash__ = str.__hash__  # an Enum's own is written in Python
-
 
 RELATIONS = frozenset({Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.SEQUENCE, Kind.INDEX, Kind.COMPOSITE})
 TYPES = frozenset({Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE})
