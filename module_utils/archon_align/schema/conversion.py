@@ -14,6 +14,15 @@ from .widening import assumes_time_zone, keeps_values, rewrites, split
 _STRINGS = ("text", "character varying", "character")
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 _RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+# Types among which a value may be written otherwise and still be the same. Any other change must leave its text alone: a cast
+# there and back could pass 65 as "A" or 1 as \x00000001.
+_SAME_VALUES = (
+    frozenset((*_NUMBERS, "money")),
+    frozenset(("boolean", *_RANGES)),
+    frozenset(("date", "timestamp without time zone")),
+    frozenset(("inet", "cidr")),
+    frozenset(("macaddr", "macaddr8")),
+)
 _C = 'COLLATE pg_catalog."C"'
 INPUT_IS_VALID_SINCE = 160000
 
@@ -31,8 +40,11 @@ class Conversion:
 
 def type_of(catalog: Catalog, column: Column) -> Enum | Domain | None:
     """The user-defined enum or domain that a column is of (not: an array of it)."""
-    if column.type.endswith("[]"):
-        return None
+    return None if column.type.endswith("[]") else _kind_of(catalog, column)
+
+
+def _kind_of(catalog: Catalog, column: Column) -> Enum | Domain | None:
+    """The enum or domain that a column or its elements are of."""
     for key in catalog.depends.get(column.key, ()):
         found = catalog.objects.get(key)
         if isinstance(found, (Enum, Domain)):
@@ -63,16 +75,12 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog) -> 
         return Conversion(forward, lost, "a vector of another dimension has to be computed anew", hazards)
     if assumes_time_zone(old.type, new.type):
         return only_null("a time zone would have to be assumed, which no row states")
-    if isinstance(kind, Enum):
-        found = current.objects.get(kind.key)
-        labels = dict.fromkeys((*kind.labels, *(found.labels if isinstance(found, Enum) else ())))
-        listed = ", ".join(map(literal, labels))
-        return Conversion(
-            forward,
-            f"{column} IS NOT NULL AND CAST({column} AS text) {_C} <> ALL (ARRAY[{listed}]::text[])",
-            f"the value is no label of {kind.key.qualified}",
-            hazards,
-        )
+    element = _kind_of(desired, new)
+    arrays = old.type.endswith("[]") and new.type.endswith("[]")
+    if isinstance(element, Enum) and (arrays or element is kind):
+        text = f"CAST({column} AS text{'[]' if arrays else ''})"
+        unknown = f"{column} IS NOT NULL AND {_no_label(text, element, current, arrays=arrays)}"
+        return Conversion(forward, unknown, f"the value is no label of {element.key.qualified}", hazards)
     probe = new
     if isinstance(kind, Domain):
         # The domain may not exist yet: its base type is tried, and its conditions are asked besides.
@@ -90,6 +98,15 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog) -> 
         f"the value would not be the same as {new_type}",
         hazards,
     )
+
+
+def _no_label(text: str, enum: Enum, current: Catalog, *, arrays: bool) -> str:
+    found = current.objects.get(enum.key)
+    labels = dict.fromkeys((*enum.labels, *(found.labels if isinstance(found, Enum) else ())))
+    listed = f"ARRAY[{', '.join(map(literal, labels))}]::text[]"
+    if arrays:
+        return f"EXISTS (SELECT FROM unnest({text}) AS held (label) WHERE label {_C} <> ALL ({listed}))"
+    return f"{text} {_C} <> ALL ({listed})"
 
 
 def way_there(old: Column, new: Column, current: Catalog) -> str:
@@ -134,8 +151,9 @@ def _cast(current: Catalog, old: Column, new: Column, value: str, writer: Writer
 
 
 def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Writer) -> str:
-    old_base, new_base = split(old.type)[0], split(new.type)[0]
-    if old_base in _NUMBERS and new_base in _RANGES and not old.type.endswith("[]"):
+    domain = type_of(current, old)
+    old_base, new_base = split(domain.base if isinstance(domain, Domain) else old.type)[0], split(new.type)[0]
+    if old_base in _NUMBERS and new_base in _RANGES and not (old.type + new.type).endswith("[]"):
         # Asked without a cast, which would fail on the first value out of range.
         limit = _RANGES[new_base]
         outside = f"{column} NOT BETWEEN {-limit} AND {limit - 1}"
@@ -147,10 +165,12 @@ def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Wri
         lost = f"{back} IS DISTINCT FROM {column}"
     else:
         lost = _differs(f"CAST({back} AS text)", f"CAST({column} AS text)")
+    if old_base != new_base and not any({old_base, new_base} <= same for same in _SAME_VALUES):
+        lost = f"({lost} OR {_differs(f'CAST({there} AS text)', f'CAST({column} AS text)')})"
     if current.version < INPUT_IS_VALID_SINCE:
         return f"{column} IS NOT NULL AND {lost}"
     readable = f"pg_input_is_valid(CAST({column} AS text), {literal(writer.text(new.type))})"
-    if old_base == "boolean" or old_base == "bytea":
+    if old_base in ("boolean", "bytea", "money"):
         readable = "true"  # their text is no input of the types they can be cast to
     return f"CASE WHEN {column} IS NULL THEN false WHEN NOT {readable} THEN true ELSE {lost} END"
 
