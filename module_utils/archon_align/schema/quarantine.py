@@ -9,7 +9,7 @@ from .ddl import ident, literal
 from .decided import quarantine_name
 from .decisions import QUARANTINE
 from .draft import Draft
-from .model import Constraint, Key
+from .model import TYPES, Constraint, Key, Kind
 from .steps import Guard
 
 
@@ -49,7 +49,9 @@ def set_aside_column(draft: Draft, key: Key) -> None:
         ),
         (),
     )
-    shown = ", ".join(map(ident, dict.fromkeys((*identity, key.part)))) if identity else "*"
+    found = draft.current.table(key.table)
+    names = dict.fromkeys((*identity, key.part)) if identity or found is None else found.columns
+    shown = ", ".join(_kept(draft, Key(Kind.COLUMN, key.schema, key.name, name)) for name in names)
     guard = (
         f"SELECT 1 AS violators, 'rows' AS key WHERE (SELECT count(*) FROM {table}) <> (SELECT count(*) FROM {kept})"
     )
@@ -59,3 +61,11 @@ def set_aside_column(draft: Draft, key: Key) -> None:
         draft.statement(f"COMMENT ON TABLE {kept} IS {literal(note)}", key, f"what {QUARANTINE}.{name} is"),
         Guard(guard, key.qualified, f"every row of {key.table} was kept (no row may come back)", reason="rows were not kept"),
     ]  # fmt: skip
+
+
+def _kept(draft: Draft, column: Key) -> str:
+    """A column as it is kept: values of the database's own types as text, because those types may change or go."""
+    found, name = draft.current.column(column), ident(column.part)
+    if found is None or not any(one.kind in TYPES for one in draft.current.depends.get(column, ())):
+        return name
+    return f"CAST({name} AS {'text[]' if found.type.endswith('[]') else 'text'}) AS {name}"
