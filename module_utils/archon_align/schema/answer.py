@@ -1,0 +1,232 @@
+"""What the command answers: one JSON object, or the same for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from itertools import groupby
+from typing import Any
+
+from ..findings import Finding
+from ..plan import Statement
+from .api import Aligned
+from .compare import MISSING, Difference
+from .model import readable
+from .planning import Made
+
+UNMODELLED = "unmodelled"
+# How the command calls what the inventory calls otherwise.
+_OPTIONS = {
+    "archon_schema_include": "--include",
+    "archon_schema_exclude": "--exclude",
+    "archon_schema_decisions": "--decisions",
+    "archon_connect_timeout": "--connect-timeout",
+    "archon_statement_timeout": "--statement-timeout",
+}
+_VARIABLE = re.compile("|".join(_OPTIONS))
+
+
+def for_command(text: str) -> str:
+    """Advice that names inventory variables, for somebody who has none."""
+    return _VARIABLE.sub(lambda match: _OPTIONS[match[0]], text)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One database, as it may be shown. `role` is the option that names it."""
+
+    role: str
+    where: str
+    version: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"option": self.role, "database": self.where, "server_version_num": self.version}
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One direction of a comparison: what PROD lacks of DEV, and the plan. `notes` are the command's own findings."""
+
+    prod: Side
+    dev: Side
+    made: Made
+    notes: tuple[Finding, ...] = ()
+
+    @property
+    def differences(self) -> list[dict[str, str]]:
+        """Each difference within the scope; last, what differs of kinds that are only told of, never changed."""
+        return _differences(self.made.plan.comparison.differences, self.made)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything a person should know besides what is refused."""
+        return (*self.notes, *self.made.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        comparison = self.made.plan.comparison
+        return {
+            "prod": self.prod.as_json(),
+            "dev": self.dev.as_json(),
+            "differences": self.differences,
+            "only_in_prod": list(comparison.only_in_prod),
+            "out_of_scope": [str(found) for found in self.made.outside],
+            "findings": [_finding(found) for found in (*self.made.refused, *self.findings)],
+            "refused": [_finding(found) for found in self.made.refused],
+            "statements": [statement_json(one) for one in self.made.plan.every],
+        }
+
+
+def left_after(aligned: Aligned, made: Made) -> list[dict[str, str]]:
+    """The differences that stay, those of kinds that are only told of too."""
+    return _differences(aligned.after.differences, made)
+
+
+def aligned_json(aligned: Aligned, made: Made) -> dict[str, Any]:
+    """What `apply` adds to a direction's JSON."""
+    left = left_after(aligned, made)
+    return {
+        "applied": aligned.changed,
+        "differences_after": len(left),
+        "differences_left": left,
+        "proofs": [proof.as_dict() for proof in aligned.proofs],
+    }
+
+
+def statement_json(one: Statement) -> dict[str, Any]:
+    """A statement as plan.json and the command show it; `seconds` is None for what takes no time to speak of."""
+    return {
+        "sql": one.sql,
+        "object": one.object,
+        "summary": one.summary,
+        "hazards": list(one.hazards),
+        "seconds": one.seconds,
+    }
+
+
+def _finding(found: Finding) -> dict[str, str]:
+    return {**found.as_dict(), "remedy": for_command(found.remedy)}
+
+
+def _differences(found: Iterable[Difference], made: Made) -> list[dict[str, str]]:
+    return [_difference(one) for one in found] + ([] if made.choices.scope.include else _unmodelled(made.findings))
+
+
+def _difference(found: Difference) -> dict[str, str]:
+    missing = found.aspect == MISSING
+    return {
+        "kind": str(found.key.kind),
+        "name": found.key.qualified,
+        "aspect": found.aspect,
+        "desired": "exists" if missing else readable(found.desired),
+        "current": "missing" if missing else readable(found.current),
+    }
+
+
+def _unmodelled(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    """What DEV is known to have otherwise although nothing here can change it: to say "no differences" would be false."""
+    return [
+        {"kind": UNMODELLED, "name": found.object, "aspect": UNMODELLED, "desired": "", "current": found.message}
+        for found in findings
+        if found.code == UNMODELLED and found.severity != "info"
+    ]
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+_COLOURS = {"error": "31", "warning": "33", "good": "32", "title": "1", "faint": "2"}
+
+
+class Page:
+    """Lines of text, in colours where a terminal shows them. What databases hold may not steer the terminal."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self.colours = colours
+        self.lines: list[str] = []
+
+    def add(self, text: str = "", style: str = "") -> None:
+        shown = "".join(letter if letter.isprintable() or letter in "\t\n" else "�" for letter in text)
+        self.lines.append(f"\033[{_COLOURS[style]}m{shown}\033[0m" if self.colours and style else shown)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+
+def tell(page: Page, direction: Direction) -> None:
+    """One direction: the differences by kind, what only PROD has, what must be decided, what should be known, the plan."""
+    page.add(f"PROD  {direction.prod.where}  ({direction.prod.role})", "title")
+    page.add(f"DEV   {direction.dev.where}  ({direction.dev.role}), the model", "title")
+    page.add()
+    tell_differences(page, direction.differences, "that DEV has and PROD lacks or has otherwise")
+    only = direction.made.plan.comparison.only_in_prod
+    if only:
+        page.add()
+        page.add(f"{len(only)} only in PROD; they stay", "title")
+        for name in only:
+            page.add(f"  {name}")
+    if direction.made.refused:
+        page.add()
+        page.add(f"{len(direction.made.refused)} to be decided; until then nothing is changed", "error")
+        _tell_findings(page, direction.made.refused)
+    if direction.findings:
+        page.add()
+        page.add(f"{len(direction.findings)} to know", "title")
+        _tell_findings(page, sorted(direction.findings, key=lambda found: _SEVERITIES.index(found.severity)))
+    _tell_plan(page, direction)
+
+
+_SEVERITIES = ("error", "warning", "info")
+
+
+def tell_differences(page: Page, differences: Sequence[Mapping[str, str]], what: str) -> None:
+    """The differences, grouped by kind."""
+    if not differences:
+        page.add("no differences", "good")
+        return
+    page.add(f"{counted(len(differences), 'difference')} {what}", "title")
+    for kind, of_kind in groupby(differences, key=lambda found: found["kind"]):
+        page.add(f"  {kind}")
+        for found in of_kind:
+            _tell_difference(page, found)
+
+
+def _tell_difference(page: Page, found: Mapping[str, str]) -> None:
+    if found["aspect"] == MISSING:
+        page.add(f"    {found['name']}: missing")
+    elif found["aspect"] == UNMODELLED:
+        page.add(f"    {found['name']}: {found['current']}")
+    elif "\n" in found["desired"] + found["current"]:
+        page.add(f"    {found['name']}: {found['aspect']}")
+        for line in unified_diff(found["current"].splitlines(), found["desired"].splitlines(), n=2, lineterm=""):
+            if not line.startswith(("---", "+++")):
+                page.add(f"      {line}", "faint" if line.startswith("@@") else "")
+    else:
+        page.add(f"    {found['name']}: {found['aspect']}: {found['current'] or 'none'} → {found['desired'] or 'none'}")
+
+
+def _tell_findings(page: Page, findings: Iterable[Finding]) -> None:
+    for found in findings:
+        page.add(f"  {found.severity} {found.code}: {found.object}", found.severity if found.severity != "info" else "")
+        for line in found.message.splitlines():
+            page.add(f"    {line}")
+        for number, line in enumerate(for_command(found.remedy).splitlines()):
+            page.add(f"    {'→ ' if number == 0 else '  '}{line}", "faint")
+
+
+def _tell_plan(page: Page, direction: Direction) -> None:
+    statements = direction.made.plan.every
+    if not statements:
+        return
+    page.add()
+    page.add(f"{counted(len(statements), 'statement')} would align PROD", "title")
+    width = len(str(len(statements)))
+    for number, one in enumerate(statements, 1):
+        notes = [*one.hazards, *([f"about {one.seconds:.1f} s"] if (one.seconds or 0) >= 0.1 else [])]
+        page.add(f"  {number:>{width}}. {one.summary}{f'  [{", ".join(notes)}]' if notes else ''}")
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 difference`, `2 differences`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
