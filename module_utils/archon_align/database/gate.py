@@ -15,7 +15,7 @@ from typing import Any
 
 from pglast import ast, parse_sql
 from pglast.enums import AlterTableType, DropBehavior, ObjectType
-from pglast.parser import ParseError
+from pglast.parser import ParseError, parse_sql_json
 
 from ..errors import GateRefused
 
@@ -32,6 +32,19 @@ _NARROWING = {
 
 # With the planner's proof attached: a column whose values the server computes, and will again.
 _PROVABLE = {AlterTableType.AT_DropColumn}
+# A SELECT made of nothing but these neither writes nor locks. INTO has no node of its own, only a field.
+_MERELY_SELECTING = frozenset({
+    "A_ArrayExpr", "A_Const", "A_Expr", "A_Indices", "A_Indirection", "A_Star", "BoolExpr", "BooleanTest", "CaseExpr", "CaseWhen",
+    "CoalesceExpr", "CollateClause", "ColumnRef", "CommonTableExpr", "FuncCall", "Integer", "JoinExpr", "List", "MinMaxExpr",
+    "NullTest", "ParamRef", "RangeFunction", "RangeSubselect", "RangeVar", "ResTarget", "RowExpr", "SQLValueFunction", "SelectStmt",
+    "SortBy", "String", "SubLink", "TypeCast", "WindowDef",
+})  # fmt: skip
+_TREE_NAMES = re.compile(r'"([A-Z]\w*|intoClause)":')
+
+
+def _merely_selects(statement: str) -> bool:
+    """Is there nothing to judge? Told from the names in the tree's text, at a tenth of what walking the tree costs."""
+    return _MERELY_SELECTING.issuperset(_TREE_NAMES.findall(parse_sql_json(statement)))
 
 
 def _parse(statement: str) -> tuple[ast.Node, ...]:
@@ -143,6 +156,8 @@ def inspect(
         _PLACEHOLDER.sub(lambda found: "%" if found.group() == "%%" else "$1", statement) if placeholders else statement
     )
     try:
+        if _merely_selects(text):
+            return
         nodes = _parse(text)
     except ParseError as error:
         # A newer server may know syntax this grammar does not: what cannot be read cannot be let through.
