@@ -1,0 +1,73 @@
+"""The lab's other PRODs: tables of another shape, which only decisions bring into line, and row-level security forced on the owner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from lab.databases import ADMIN, OWNER
+from lab.world import Lab
+from tests.support.world import World
+
+# What a person must decide about the variant two-shapes: what the run names, each by itself.
+UNDECIDED = (
+    "column public.archon_project_sources.source_id",
+    "constraint public.archon_document_versions.chk_project_or_task",
+    "column public.archon_prompts.prompt",
+    "column public.archon_workflow_step_executions.step_name",
+    "column public.archon_workflow_template_versions.workflow_template_id",
+    "column public.archon_workflow_template_versions.version_tag",
+)
+
+
+@pytest.fixture
+def variant(shared_lab: Lab, lab_folder: Path, tmp_path: Path) -> World:
+    """The lab as no variant yet; a test resets it."""
+    return World(shared_lab, lab_folder, tmp_path / "artifacts")
+
+
+def rows(world: World, table: str, columns: str = "*") -> str:
+    """Every row of PROD's table as text."""
+    query = f"SELECT string_agg(t::text, E'\\n' ORDER BY t::text) FROM (SELECT {columns} FROM {table}) AS t"
+    with psycopg.connect(world.lab.dsn("prod", ADMIN), autocommit=True) as connection:
+        found = connection.execute(query.encode()).fetchone()
+    assert found is not None
+    return str(found[0])
+
+
+def test_other_shapes_without_decisions_are_named_and_nothing_is_changed(variant: World) -> None:
+    variant.lab.reset("two-shapes")
+    before = variant.photograph()
+
+    undecided = variant.play("--tags", "schema")
+
+    assert undecided.returncode != 0
+    assert variant.report["result"] == "decision_needed"
+    findings = next(phase["findings"] for phase in variant.report["phases"] if phase["name"] == "schema")
+    for name in UNDECIDED:
+        assert [one for one in findings if one["object"] == name and one["severity"] == "error" and one["remedy"]], name
+    assert variant.photograph() == before
+
+
+def test_forced_row_level_security_is_refused_and_aligned_through_the_admin(variant: World) -> None:
+    variant.lab.reset("force-rls")
+    as_owner = variant.play()
+    assert as_owner.returncode != 0
+    assert "row-level security is forced on the owner" in as_owner.stdout
+    assert f"CREATE ROLE {ADMIN} LOGIN BYPASSRLS IN ROLE" in as_owner.stdout
+    tasks = rows(variant, "archon_tasks", "id, title, updated_at")
+
+    as_admin = variant.play("-e", "archon_lab_admin=true")
+
+    assert as_admin.returncode == 0, as_admin.stdout + as_admin.stderr
+    report = variant.report
+    assert report["result"] == "changed"
+    assert report["schema"]["differences_after"] == report["embeddings"]["missing_after"] == 0
+    assert all(proof["preserved"] for proof in report["protected"].values())
+    owners = "SELECT string_agg(DISTINCT pg_get_userbyid(relowner), ' ') FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert variant.value("prod", owners) == OWNER
+    forced = "SELECT count(*) FROM pg_class WHERE relforcerowsecurity"
+    assert variant.value("prod", forced) == 17
+    assert rows(variant, "archon_tasks", "id, title, updated_at") == tasks
