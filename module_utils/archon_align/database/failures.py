@@ -91,8 +91,18 @@ def connection_failed(target: Target, parts: dict[str, str], error: psycopg.Erro
     )
 
 
-def server_error(target: Target, error: psycopg.Error, *, doing: str) -> AlignError:
-    """An AlignError for a server error met while `doing` something; nothing was committed when it is raised."""
+def server_error(
+    target: Target,
+    error: psycopg.Error,
+    *,
+    doing: str,
+    object_name: str = "",
+    timeout: str = "archon_statement_timeout",
+) -> AlignError:
+    """An AlignError for a server error met while `doing` something; nothing was committed when it is raised.
+
+    `object_name` is what the statement was about, where the server does not say; `timeout` the variable that limits it.
+    """
     diag = error.diag
     names = [part for part in (diag.schema_name, diag.table_name, diag.column_name or diag.constraint_name) if part]
     code, remedy = (
@@ -102,9 +112,13 @@ def server_error(target: Target, error: psycopg.Error, *, doing: str) -> AlignEr
     if isinstance(error, pg.InsufficientPrivilege):
         code, remedy = "missing_privilege", "Connect as the owner of the objects, or grant what is missing."
     elif isinstance(error, pg.QueryCanceled):
-        code, remedy = "statement_timeout", "Run again at a quieter time or raise archon_statement_timeout."
+        code, remedy = "statement_timeout", f"Raise {timeout}, or run again at a quieter time."
+        # The same SQLSTATE stands for both, so the words must tell; where they are of another language, the first is the likelier.
+        if "user request" in (diag.message_primary or ""):
+            code, remedy = "canceled", "Somebody canceled the statement (pg_cancel_backend); run again."
     elif isinstance(error, (pg.DiskFull, pg.OutOfMemory, pg.InsufficientResources)):
-        code, remedy = "server_resources", "Free disk or memory on the server and run again."
+        code = "server_resources"
+        remedy = "Free disk or memory on the server and run again; rewriting a table needs room for it and its indexes once more."
     elif isinstance(error, pg.ReadOnlySqlTransaction):
         code, remedy = "read_only_server", "Connect to the primary; the server or the role is read-only."
     elif isinstance(error, (pg.AdminShutdown, pg.CrashShutdown, pg.OperationalError)) and diag.sqlstate in (
@@ -119,7 +133,7 @@ def server_error(target: Target, error: psycopg.Error, *, doing: str) -> AlignEr
         found += f" ({' '.join(diag.message_detail.split())})"
     return AlignError(
         f"{target.name} refused while {doing}.",
-        object_name=".".join(names) or target.name,
+        object_name=".".join(names) or object_name or target.name,
         expected="the statement to succeed",
         found=found,
         remedy=remedy,

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from ..errors import LockTimeout, PreservationBroken
+from ..errors import AlignError, LockTimeout, PreservationBroken
 from ..preservation.carried import Carried
 from ..preservation.fingerprint import Fingerprint, columns_of, fingerprint
 from ..preservation.proof import Proof
+from .blocking import blockers
 from .run_lock import require_own_lock
 from .session import Session
 from .target import Table
@@ -98,20 +100,70 @@ def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
             session.execute("ROLLBACK")
             if attempt == attempts:
-                raise LockTimeout(
-                    "The table locks were not to be had.",
-                    object_name=f"{session.target.name}: {', '.join(map(str, sorted(locks)))}",
-                    expected=f"all locks within {attempts} tries of {session.context.lock_timeout} s each",
-                    found=" ".join((error.diag.message_primary or str(error)).split()),
-                    code="lock_timeout",
-                    remedy="See pg_locks for the session that holds the table, end it or wait, and run again.",
-                ) from error
+                raise lock_timeout(session, locks, error) from error
             pause()
         except BaseException:
             if not session.connection.broken and not session.connection.closed:
                 session.execute("ROLLBACK")
             raise
     raise AssertionError("unreachable: the last attempt either returned or raised")
+
+
+def lock_timeout(session: Session, locks: Mapping[Table, str], error: psycopg.Error) -> LockTimeout:
+    """The LockTimeout for locks that were not to be had, naming who holds them; needs a session outside a transaction."""
+    holding = blockers(session, locks)
+    gone = f"{' '.join((error.diag.message_primary or str(error)).split())}; whoever held it has just let go"
+    return LockTimeout(
+        "The table locks were not to be had.",
+        object_name=f"{session.target.name}: {', '.join(map(str, sorted(locks)))}",
+        expected=f"all locks within {session.context.lock_attempts} tries of {session.context.lock_timeout} s each",
+        found="; ".join(holding) or gone,
+        remedy="Wait until that transaction has ended, or end its session (pg_terminate_backend), and run again."
+        if holding
+        else "Run again at a quieter time.",
+        code="lock_timeout",
+    )
+
+
+def locked_transaction(
+    session: Session, act: Callable[[], None], *, locks: Mapping[Table, LockMode], require_lock: bool = True
+) -> None:
+    """Run `act`, which changes no row, in one short transaction under `locks`; committed only if indeed none was written.
+
+    The tables' files and the transaction's write counters tell; without the server's counters every protected table is
+    read and proved instead. Raises as protected_transaction does.
+    """
+    if session.value("SHOW track_counts") != "on":
+        protected_transaction(session, act, locks=locks, require_lock=require_lock)
+        return
+    _begin_locked(session, locks, require_lock=require_lock)
+    try:
+        tables = sorted(locks)
+        seen = _look(session, tables)
+        act()
+        if touched := [table for table, now in _look(session, tables).items() if now != seen.get(table)]:
+            raise _touched(touched)
+        _commit(session)
+    except BaseException:
+        if not session.connection.broken and not session.connection.closed:
+            session.execute("ROLLBACK")
+        raise
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.execute("COMMIT")
+    except psycopg.OperationalError as error:
+        if not session.connection.broken and not session.connection.closed:
+            raise
+        raise AlignError(
+            "The connection was lost while the transaction was being committed.",
+            object_name=session.target.name,
+            expected="an answer to COMMIT",
+            found=f"{' '.join((error.diag.message_primary or str(error)).split())}; whether it was committed is not known",
+            remedy="Run again: it finds out by itself what is done, and does the rest.",
+            code="commit_unknown",
+        ) from error
 
 
 def protected_transaction[Result](
@@ -175,7 +227,7 @@ def protected_transaction[Result](
                 remedy="Nothing was changed. Report this as a defect with the run's plan.sql.",
                 code="preservation_broken",
             )
-        session.execute("COMMIT")
+        _commit(session)
     except BaseException:
         if not session.connection.broken and not session.connection.closed:
             session.execute("ROLLBACK")

@@ -32,6 +32,7 @@ from .inspect import inspect as read_catalog
 from .model import Catalog, Key, Kind
 from .planning import Choices, Made, make_plan
 from .scope import Scope
+from .stages import LARGE_TABLE_BYTES, STAGE_TIMEOUT
 
 __all__ = ["Aligned", "apply", "compare", "connect", "inspect", "plan", "prove"]
 
@@ -108,15 +109,19 @@ def plan(
     protected: Iterable[str] | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    large_table_bytes: int | None = LARGE_TABLE_BYTES,
 ) -> Made:
     """The plan that turns the session's database, which is `comparison.current`, into `comparison.desired`. Only reads.
 
     `protected` names tables (`schema.name`, or `name`) of which no stored row may be lost; without it that is every table.
     `include` and `exclude` are patterns like `table:archon_*`. `decisions` are what docs/phases/2-schema.md describes.
-    With anything in `refused`, `apply` will refuse. Raises AlignError for what cannot be used.
+    Tables of `large_table_bytes` and more get their indexes and constraints after COMMIT, in stages that hold nobody up; None:
+    there are no stages. With anything in `refused`, `apply` will refuse. Raises AlignError for what cannot be used.
     """
     chosen = decisions if isinstance(decisions, Decisions) else Decisions.parse(decisions)
-    choices = Choices(chosen, Scope.parse(include, exclude), comparison.vector_indexes)
+    choices = Choices(
+        chosen, Scope.parse(include, exclude), comparison.vector_indexes, large_table_bytes=large_table_bytes
+    )
     keys = protected_keys(comparison.current, protected)
     try:
         return make_plan(session, comparison.desired, comparison.current, protected=keys, choices=choices)
@@ -148,16 +153,23 @@ def protected_keys(current: Catalog, names: Iterable[str] | None) -> frozenset[K
 
 
 def apply(
-    session: Session, plan: Made, *, desired: Session | Catalog, starting: Callable[[], None] | None = None
+    session: Session,
+    plan: Made,
+    *,
+    desired: Session | Catalog,
+    starting: Callable[[], None] | None = None,
+    stage_timeout: float = STAGE_TIMEOUT,
 ) -> Aligned:
-    """Execute `plan` on the session's database, all or nothing, under the database's run lock.
+    """Execute `plan` on the session's database under the database's run lock: its transaction, all or nothing, then its stages.
 
     The proof before COMMIT reads the database again and compares it with `desired`: a session, whose database is read again
-    too, or a catalogue. `starting` is called when the first statement is about to run. Raises DecisionNeeded when the plan
-    refuses something, and AlignError for whatever else stops it, another run on the database included; nothing is changed then.
+    too, or a catalogue. `starting` is called inside the transaction, before the first statement; a statement of a stage may
+    take `stage_timeout` seconds. Raises DecisionNeeded when the plan refuses something, StageFailed when the transaction is
+    committed and a stage is not, and AlignError for whatever else stops it, another run on the database included; nothing is
+    changed then.
     """
     require_decided(plan.plan)
-    if not plan.plan.statements:
+    if not plan.plan.every:
         return Aligned(False, plan.plan.comparison)
     watched = tuple(sorted(TableName(key.schema, key.name) for key in plan.protected))
     context = replace(
@@ -177,13 +189,14 @@ def apply(
             return compile_error(desired, plan.plan.comparison.desired, key) is None
 
     with run_lock(context) as findings, open_session(context, session.target) as writing:
-        writing.progress(f"{len(plan.plan.statements)} statements")
+        writing.progress(f"{len(plan.plan.every)} statements")
         applied = apply_in_transaction(
             writing,
             plan.plan,
             reread_desired=reread,
             before=starting,
             compiles_there=compiles_there if isinstance(desired, Session) else None,
+            stage_timeout=stage_timeout,
         )
     return Aligned(True, applied.after, applied.proofs, findings)
 

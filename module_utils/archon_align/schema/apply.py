@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
@@ -17,13 +17,15 @@ from .bodies import changed_functions, compile_error
 from .compare import Comparison, compare
 from .inspect import inspect
 from .model import Catalog, Key
+from .outside import StageFailed, run_stages
 from .plan import SchemaPlan
+from .stages import STAGE_TIMEOUT
 from .steps import Guard
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What is true after the transaction: `after` is the comparison that was made before COMMIT."""
+    """What is true now: `after` is the comparison that was made before COMMIT or, where there are stages, after the last."""
 
     proofs: tuple[Proof, ...]
     after: Comparison
@@ -42,14 +44,18 @@ def apply(
     before: Callable[[], None] | None = None,
     require_lock: bool = True,
     compiles_there: Callable[[Key], bool] | None = None,
+    stage_timeout: float = STAGE_TIMEOUT,
+    finally_prove: Callable[[], None] | None = None,
 ) -> Applied:
-    """Execute `plan` on `session`, all or nothing.
+    """Execute `plan` on `session`: its transaction, all or nothing, and then its stages, each limited to `stage_timeout` seconds
+    a statement.
 
     `reread_desired` reads the desired structure once more for the proof; `before` runs first inside the transaction;
-    `compiles_there` says whether a function's body compiles in the desired database: one that does must do so here too.
+    `compiles_there` says whether a function's body compiles in the desired database: one that does must do so here too;
+    `finally_prove` runs last inside the transaction and may raise.
     Raises DecisionNeeded when the plan refuses something or a guard finds a row, AlignError when the structure is no longer
     the one that was planned for, when the server refuses a statement, or when the proof finds more differences than the
-    plan left.
+    plan left. When it raises StageFailed the transaction is committed; otherwise nothing is.
     """
     require_decided(plan)
     found: list[Comparison] = []
@@ -64,14 +70,17 @@ def apply(
             try:
                 rows = session.apply(statement)
             except psycopg.Error as error:
-                raise server_error(session.target, error, doing=f"aligning the schema ({statement.summary})") from error
+                raise _refused(
+                    session, error, f"aligning the schema ({statement.summary})", statement.object
+                ) from error
             if isinstance(statement, Guard) and rows:
                 raise _guard_found(session, statement, rows)
         session.execute("NOTIFY pgrst, 'reload schema'")
 
     def verify() -> None:
         after = prove(session, reread_desired(), vector_indexes=plan.comparison.vector_indexes)
-        surprising = [difference for difference in after.differences if difference not in plan.left]
+        awaited = {pair for stage in plan.stages for pair in stage.awaits}
+        surprising = [one for one in after.differences if one not in plan.left and (one.key, one.aspect) not in awaited]
         if surprising:
             raise AlignError(
                 "The schema would not have become what DEV has; the transaction was rolled back.",
@@ -83,12 +92,33 @@ def apply(
             )
         if compiles_there is not None:
             _require_compiling(session, plan, after.current, compiles_there)
+        if finally_prove is not None:
+            finally_prove()
         found.append(after)
 
-    _, proofs = protected_transaction(
-        session, act, locks=plan.locks, verify=verify, require_lock=require_lock, carried=plan.carried
-    )
-    return Applied(tuple(proofs), found[0])
+    try:
+        _, proofs = protected_transaction(
+            session, act, locks=plan.locks, verify=verify, require_lock=require_lock, carried=plan.carried
+        )
+    except psycopg.Error as error:
+        # While the protected rows are read, or at COMMIT, where deferred constraints are looked at.
+        raise _refused(session, error, "proving and committing the schema's alignment") from error
+    applied = Applied(tuple(proofs), found[0])
+    if not plan.stages:
+        return applied
+    try:
+        after = run_stages(
+            session, plan, reread_desired=reread_desired, require_lock=require_lock, timeout=stage_timeout
+        )
+    except StageFailed as error:
+        error.proofs, error.after = applied.proofs, error.after or applied.after
+        raise
+    return replace(applied, after=after)
+
+
+def _refused(session: Session, error: psycopg.Error, doing: str, name: str = "") -> AlignError:
+    limit = f"archon_statement_timeout (for this phase alone schema_statement_timeout), now {session.context.statement_timeout:g} s"
+    return server_error(session.target, error, doing=doing, object_name=name, timeout=limit)
 
 
 def require_decided(plan: SchemaPlan) -> None:

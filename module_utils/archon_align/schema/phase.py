@@ -25,10 +25,12 @@ from .credentials import with_credentials
 from .decisions import Decisions
 from .inspect import inspect
 from .model import Catalog, Key, Kind
+from .outside import StageFailed
 from .planfile import bound, load, require_same, source_of
 from .planning import Choices, Made, make_plan
 from .scope import Scope
-from .text import as_json, diff, render_sql
+from .stages import LARGE_TABLE_BYTES, STAGE_TIMEOUT
+from .text import as_json, diff, locks, render_sql
 
 PHASE = "schema"
 
@@ -36,16 +38,25 @@ PHASE = "schema"
 @dataclass(frozen=True, slots=True)
 class Options:
     """`credentials`: create `archon_credentials` in both databases (plan, item 2.3). `plan_file`: a reviewed plan.json, which
-    then is the only plan that may be applied."""
+    then is the only plan that may be applied. What tables of `large_table_bytes` and more need is done in stages, each
+    limited to `stage_timeout` seconds a statement."""
 
     credentials: bool = True
     decisions: Decisions = field(default_factory=Decisions)
     scope: Scope = field(default_factory=Scope)
     plan_file: Path | None = None
+    large_table_bytes: int = LARGE_TABLE_BYTES
+    stage_timeout: float = STAGE_TIMEOUT
 
     def choices(self) -> Choices:
         """The choices for PROD; the method and parameters of vector indexes are the embeddings phase's matter."""
-        return Choices(self.decisions, self.scope, vector_indexes=False, rebuilds_vectors=True)
+        return Choices(
+            self.decisions,
+            self.scope,
+            vector_indexes=False,
+            rebuilds_vectors=True,
+            large_table_bytes=self.large_table_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ class Planned:
     @property
     def statements(self) -> tuple[Statement, ...]:
         on_dev = (replace(statement, object=f"DEV {statement.object}") for statement in self.dev.plan.statements)
-        return (*on_dev, *self.prod.plan.statements)
+        return (*on_dev, *self.prod.plan.every)
 
 
 def desired(found: Catalog, options: Options) -> Catalog:
@@ -142,6 +153,11 @@ def run(context: Context, options: Options | None = None) -> PhaseOutcome:
             outcome = _outcome(planned, planned.prod.plan.comparison, started, applied=False)
             outcome.status, outcome.error = "decision_needed", error
             return outcome
+        except StageFailed as error:
+            after = error.after or planned.prod.plan.comparison
+            outcome = _outcome(planned, after, started, applied=True, proofs=error.proofs)
+            outcome.status, outcome.error = "resumable", error
+            return outcome
     after = applied.after if applied is not None else planned.prod.plan.comparison
     proofs = applied.proofs if applied is not None else ()
     return _outcome(planned, after, started, applied=True, proofs=proofs)
@@ -172,15 +188,21 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
     if on_dev.statements:
         dev.progress("archon_credentials on DEV")
         apply(dev, on_dev, reread_desired=lambda: reread(planned.dev), before=own_dev, require_lock=False)
-    if not on_prod.statements:
+    if not on_prod.every:
         return None
-    prod.progress(f"{len(on_prod.statements)} statements")
+    prod.progress(f"{len(on_prod.every)} statements")
 
     def compiles_on_dev(key: Key) -> bool:
         with dev.transaction():
             return compile_error(dev, on_prod.comparison.desired, key) is None
 
-    return apply(prod, on_prod, reread_desired=lambda: reread(planned.prod), compiles_there=compiles_on_dev)
+    return apply(
+        prod,
+        on_prod,
+        reread_desired=lambda: reread(planned.prod),
+        compiles_there=compiles_on_dev,
+        stage_timeout=options.stage_timeout,
+    )
 
 
 def _outcome(
@@ -202,7 +224,9 @@ def _outcome(
                 "differences_before": len(prod.comparison.differences) + len(outside),
                 "differences_after": len(after.differences) + len(outside),
                 "only_in_prod": list(after.only_in_prod),
-                "statements": [statement.sql for statement in prod.statements],
+                "statements": [statement.sql for statement in prod.every],
+                "stages": [stage.name for stage in prod.stages],
+                "locks": locks(prod),
                 "dev_statements": [statement.sql for statement in dev.statements],
             }
         },

@@ -7,7 +7,7 @@ file, and nothing that was made of another state of the databases, can ever run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -142,13 +142,14 @@ def require_same(reviewed: Mapping[str, Any], now: Mapping[str, Any], path: Path
     if changed:
         raise _unusable(path, "both databases as they were when it was made", _list(changed), "plan_outdated")
     for side in SIDES:
-        one, other = (_statements(document[side]["statements"]) for document in (reviewed, now))
+        one, other = (_statements(document[side]) for document in (reviewed, now))
         if one != other or reviewed[side]["refused"] != now[side]["refused"]:
             raise _unusable(path, "the very statements that it lists", _first_apart(side, one, other), "plan_differs")
 
 
-def _statements(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was reviewed of each statement; estimated times may differ from day to day."""
+def _statements(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was reviewed of each statement, those of stages included; estimated times may differ from day to day."""
+    found = [*plan["statements"], *(one for stage in plan["stages"] for one in stage["statements"])]
     return [{name: value for name, value in one.items() if name != "seconds"} for one in found]
 
 

@@ -16,19 +16,22 @@ from .evidence import gather, questions
 from .model import Catalog, Key
 from .plan import SchemaPlan, plan
 from .scope import Scope, narrow, within
+from .stages import LARGE_TABLE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What a person chose: decisions, the scope, and whether vector indexes are compared like any other.
 
-    `rebuilds_vectors`: the embeddings phase comes next, so vectors of another dimension get a column beside theirs.
+    `rebuilds_vectors`: the embeddings phase comes next, so vectors of another dimension get a column beside theirs. Tables of
+    `large_table_bytes` and more get their indexes and constraints in stages outside the transaction; None: there are none.
     """
 
     decisions: Decisions = field(default_factory=Decisions)
     scope: Scope = field(default_factory=Scope)
     vector_indexes: bool = True
     rebuilds_vectors: bool = False
+    large_table_bytes: int | None = LARGE_TABLE_BYTES
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types only."""
@@ -37,6 +40,7 @@ class Choices:
             "include": [str(pattern) for pattern in self.scope.include],
             "exclude": [str(pattern) for pattern in self.scope.exclude],
             "vector_indexes": self.vector_indexes,
+            "large_table_bytes": self.large_table_bytes,
         }
 
 
@@ -51,7 +55,7 @@ class Made:
 
     @property
     def statements(self) -> tuple[Statement, ...]:
-        return self.plan.statements
+        return self.plan.every
 
     @property
     def refused(self) -> tuple[Finding, ...]:
@@ -82,7 +86,7 @@ def make_plan(
             beside = vectors.with_beside(inside.desired, inside.current, columns)
             inside = compare(beside, inside.current, vector_indexes=choices.vector_indexes)
     evidence = gather(session, questions(inside, decided))
-    made = plan(inside, evidence, protected=protected, decided=decided)
+    made = plan(inside, evidence, protected=protected, decided=decided, large_table_bytes=choices.large_table_bytes)
     findings: tuple[Finding, ...] = (*made.findings, *scoped.findings)
     made = replace(made, refused=(*scoped.refused, *made.refused), findings=findings)
     return Made(made, choices, scoped.outside, protected)

@@ -226,6 +226,7 @@ def _add_key(draft: Draft, value: Constraint) -> None:
         *_without_leftovers(draft, index, key.table),
         draft.statement(create, key, f"create the index of {key} concurrently", "builds_index", transactional=False),
         draft.statement(attach, key, f"create {key} of its index"),
+        *(draft.statement(text, key, f"index of {key}") for text in draft.writer.create(value)[1:]),
         *_comment(draft, key),
     )
     awaits = frozenset({(key, MISSING)})
@@ -237,8 +238,8 @@ def _add_foreign_key(draft: Draft, value: Constraint) -> None:
     key = value.key
     table = draft.current.table(key.table) or draft.desired.table(key.table)
     in_two = value.validated and table is not None and table.partition_key is None
-    (text,) = draft.writer.create(unvalidated(value) if in_two else value)
-    statements = [draft.statement(text, key, f"create {key}"), *_comment(draft, key)]
+    texts = draft.writer.create(unvalidated(value) if in_two else value)
+    statements = [*(draft.statement(text, key, f"create {key}") for text in texts), *_comment(draft, key)]
     if in_two:
         statements.append(validation(draft, value))
     locks = {
