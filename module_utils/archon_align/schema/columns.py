@@ -9,7 +9,7 @@ from ..plan import Statement
 from . import stages
 from .compare import Difference
 from .conversion import Conversion, conversion, way_back, way_there
-from .ddl import COMPRESSION, STORAGE, ident, literal
+from .ddl import COMPRESSION, STORAGE, ident, literal, storage_options
 from .draft import DECIDE, Draft
 from .evidence import misfits
 from .model import Column, Constraint, Key, Kind, Sequence
@@ -166,6 +166,10 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
     if answer is not None:
         remedy = COMPUTE_ANEW if changes_dimensions(old, new) else DECIDE
         draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}", remedy)
+    for one in draft.current.on_table.get(key.table, ()):
+        equal = draft.evidence.against(one, "type")
+        if equal is not None and key not in draft.decided.conversions:
+            draft.refuse("rows_in_the_way", one, f"as {draft.writer.text(new.type)}, {equal.reason}: {equal.text}")
     made: list[Statement] = []
     if found.misfit is not None:
         query = misfits(key.table, found.misfit, draft.current)
@@ -209,6 +213,14 @@ def _settings(draft: Draft, new: Column, aspects: dict[str, Difference]) -> list
         )
     if "statistics" in aspects:
         made.append(_alter(draft, new.key, f"SET STATISTICS {new.statistics}", "statistics target"))
+    if "options" in aspects:
+        found = draft.current.column(new.key)
+        gone = {one.partition("=")[0] for one in found.options if found} if found else set()
+        gone -= {one.partition("=")[0] for one in new.options}
+        if gone:
+            made.append(_alter(draft, new.key, f"RESET ({', '.join(sorted(gone))})", "options"))
+        if new.options:
+            made.append(_alter(draft, new.key, f"SET ({storage_options(new.options)})", "options"))
     return made
 
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import errors as pg
@@ -20,6 +20,7 @@ from .compare import MISSING, Comparison, Difference
 from .conversion import conversion, domain_refuses, type_of
 from .ddl import Writer, ident
 from .decided import Decided
+from .future import Future
 from .model import Catalog, Constraint, Domain, Index, Key, Kind
 
 EXAMPLES = 3
@@ -133,6 +134,7 @@ class _Asker:
         self.desired = comparison.desired
         self.current = comparison.current
         self.writer = Writer(self.current.extension_schemas)
+        self.future = Future(comparison, decided)
 
     def about(self, difference: Difference) -> Iterator[Question]:
         key, aspect = difference.key, difference.aspect
@@ -144,7 +146,7 @@ class _Asker:
                 yield from self._constraint(found)
         elif key.kind is Kind.INDEX and aspect in (MISSING, "definition"):
             found = self.desired.objects[key]
-            if isinstance(found, Index) and found.unique and found.table in self.current.objects:
+            if isinstance(found, Index) and found.unique and found.table in self.current.objects and self._keyed(found):
                 yield self._unique(key, found.table, found.keys, found.nulls_equal, found.predicate)
         elif key.kind is Kind.DOMAIN and (aspect.startswith("constraint ") or aspect == "not null"):
             yield from self._domain(key, aspect)
@@ -179,6 +181,7 @@ class _Asker:
             found = conversion(old, new, self.desired, self.current)
             if found.misfit is not None:
                 yield self._misfits(key, aspect, found.misfit, found.reason)
+                yield from self._collapsing(key)
         elif aspect == "generated" and old is not None and new.generated and not old.generated:
             yield self._misfits(key, aspect, f"{ident(key.part)} IS NOT NULL", "stored values would be replaced")
 
@@ -186,21 +189,36 @@ class _Asker:
         text = misfits(key.table, condition, self.current, self.decided.source(key.table))
         return Question(key, aspect, text, reason, decided)
 
-    def _present(self, table: Key, names: tuple[str, ...]) -> bool:
-        """Does PROD have these columns, or does a decision say what is in them?"""
-        keys = [Key(Kind.COLUMN, table.schema, table.name, name) for name in names]
-        return all(self.current.column(key) is not None or key in self.decided.backfills for key in keys)
+    def _known(self, table: Key, names: tuple[str, ...]) -> bool:
+        return all(self.future.knows(Key(Kind.COLUMN, table.schema, table.name, name)) for name in names)
+
+    def _keyed(self, index: Index) -> bool:
+        columns = (one for one in self.desired.depends.get(index.key, ()) if one.kind is Kind.COLUMN)
+        return all(self.future.knows(column) for column in columns)
+
+    def _collapsing(self, column: Key) -> Iterator[Question]:
+        """Values that are told apart now can be equal as another type: '1' and '1.0' as numbers."""
+        for key in self.current.on_table.get(column.table, ()):
+            found = self.current.objects[key]
+            if isinstance(found, Constraint) and found.type in ("p", "u") and column.part in found.columns:
+                asked = next(self._constraint(found), None)
+            elif isinstance(found, Index) and found.unique and column in self.current.depends.get(key, ()):
+                asked = self._unique(key, found.table, found.keys, found.nulls_equal, found.predicate)
+            else:
+                continue
+            if asked is not None:
+                yield replace(asked, aspect="type")
 
     def _constraint(self, wanted: Constraint) -> Iterator[Question]:
         table = wanted.key.table
-        if table not in self.current.objects or not self._present(table, wanted.columns):
+        if table not in self.current.objects or not self._known(table, wanted.columns):
             return
         if wanted.type in ("p", "u"):
             names = tuple(ident(name) for name in wanted.columns)
             yield self._unique(wanted.key, table, names, wanted.nulls_equal, None)
         elif wanted.type == "c" and wanted.expression is not None:
             condition = f"NOT ({self.writer.text(wanted.expression)})"
-            text = misfits(table, condition, self.current, self._future(table))
+            text = misfits(table, condition, self.current, self.future.source(table))
             yield Question(wanted.key, MISSING, text, "the row does not meet the condition")
         elif wanted.type == "f" and wanted.references is not None:
             yield self._orphans(wanted, wanted.references)
@@ -215,64 +233,23 @@ class _Asker:
         shown = ", ".join(f"CAST(({term}) AS text)" for term in terms)
         text = (
             f"SELECT count(*) OVER () AS violators, concat_ws(', ', {shown}) AS key"
-            f" FROM {self._future(table) or ident(table.schema, table.name)}"
+            f" FROM {self.future.source(table) or ident(table.schema, table.name)}"
             f"{' WHERE ' if conditions else ''}{' AND '.join(conditions)} GROUP BY {', '.join(f'({term})' for term in terms)}"
             f" HAVING count(*) > 1 LIMIT {EXAMPLES}"
         )
         return Question(key, MISSING, text, "the value occurs more than once")
 
     def _orphans(self, wanted: Constraint, target: Key) -> Question:
-        table, future = wanted.key.table, self._future(wanted.key.table)
+        table, future = wanted.key.table, self.future.source(wanted.key.table)
         place = (table.name,) if future is not None else (table.schema, table.name)
         conditions = [f"{ident(*place, name)} IS NOT NULL" for name in wanted.columns]
         if target in self.current.objects or target.schema not in self.current.schemas:
             pairs = zip(wanted.columns, wanted.referenced_columns, strict=True)
             matches = " AND ".join(f"referenced.{ident(there)} = {ident(*place, here)}" for here, there in pairs)
-            there = self._future(target) or ident(target.schema, target.name)
+            there = self.future.source(target) or ident(target.schema, target.name)
             conditions.append(f"NOT EXISTS (SELECT FROM (SELECT * FROM {there}) AS referenced WHERE {matches})")
         text = misfits(table, " AND ".join(conditions), self.current, future)
         return Question(wanted.key, MISSING, text, f"the row refers to none in {target.qualified}")
-
-    def _future(self, table: Key) -> str | None:
-        """A FROM item that reads a table as it will be once its names and values are what was decided; None when nothing
-        was decided about it."""
-        found = self.current.table(table)
-        columns = {name: ident(name) for name in found.columns} if found is not None else {}
-        changed = {
-            key.part: text
-            for key in {*self.decided.backfills, *self.decided.conversions, *self._remapped()}
-            if key.table == table and (text := self._future_value(key)) is not None
-        }
-        if not changed:
-            return self.decided.source(table)
-        shown = "".join(f", {text} AS {ident(name)}" for name, text in {**columns, **changed}.items())
-        read = self.decided.source(table) or ident(table.schema, table.name)
-        return f"(SELECT ctid{shown} FROM {read}) AS {ident(table.name)}"
-
-    def _remapped(self) -> set[Key]:
-        return {
-            user
-            for enum in self.decided.remaps
-            for user in self.current.dependents.get(enum, ())
-            if user.kind is Kind.COLUMN
-        }
-
-    def _future_value(self, column: Key) -> str | None:
-        new, old = self.desired.column(column), self.current.column(column)
-        if new is None:
-            return None
-        value = ident(column.part)
-        if (given := self.decided.conversions.get(column)) is not None:
-            value = f"({given})"
-        elif old is None:
-            value = f"({self.decided.backfills[column]})"
-        elif (remap := self.decided.relabelling(old)) is not None:
-            return remap
-        elif new.not_null and not old.not_null:
-            value = f"coalesce({value}, ({self.decided.backfills[column]}))"
-        else:
-            return None
-        return f"CAST({value} AS {self.writer.text(new.type)})"
 
     def _domain(self, key: Key, aspect: str) -> Iterator[Question]:
         wanted = self.desired.objects.get(key)
