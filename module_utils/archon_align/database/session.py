@@ -10,7 +10,7 @@ from typing import Any, LiteralString, Self
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
 from ..context import Context
 from ..errors import AlignError
@@ -94,6 +94,12 @@ class Session:
     def rows(self, query: Query, params: Sequence[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """All rows of a query."""
         return self._run(query, params).fetchall()
+
+    def tuples(self, query: Query, params: Sequence[Any] | dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query as plain tuples, for results of tens of thousands of rows."""
+        cursor: psycopg.Cursor[Any] = self._run(query, params)
+        cursor.row_factory = tuple_row
+        return cursor.fetchall()
 
     def row(self, query: Query, params: Sequence[Any] | dict[str, Any] | None = None) -> dict[str, Any] | None:
         """The first row of a query, or None."""

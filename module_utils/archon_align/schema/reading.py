@@ -42,6 +42,9 @@ class Reading:
     def rows(self, query: Any) -> list[Row]:
         return self.session.rows(query, {"schemas": list(self.schemas)})
 
+    def tuples(self, query: Any) -> list[tuple[Any, ...]]:
+        return self.session.tuples(query, {"schemas": list(self.schemas)})
+
     def add(self, value: Object, row: Row, catalog: Class, owner: str | None = None) -> None:
         self.objects[value.key] = value
         self.keys[catalog, row["oid"], 0] = value.key
