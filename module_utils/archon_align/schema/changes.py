@@ -6,7 +6,7 @@ from ..database.transaction import LockMode
 from ..plan import Statement
 from . import enums, stages
 from .compare import MISSING, Difference
-from .ddl import ident
+from .ddl import ident, storage_options
 from .draft import Draft
 from .making import owned_by, replica_identity
 from .model import (
@@ -58,11 +58,33 @@ def change(draft: Draft, node: Node, value: Object, aspects: dict[str, Differenc
             stages.add(draft, value)
         case Constraint() if "definition" in aspects:
             _validate(draft, node, value)
-        case Index() if "clustered" in aspects:
-            draft.lock(value.table, LockMode.ALTER)
-            words = f"CLUSTER ON {ident(key.name)}" if value.clustered else "SET WITHOUT CLUSTER"
-            text = f"ALTER TABLE {draft.writer.name(value.table)} {words}"
-            node.statements.append(draft.statement(text, key, f"clustering by {key}"))
+        case Index() | Constraint():
+            node.statements += _index(draft, value, aspects)
+
+
+def _index(draft: Draft, wanted: Index | Constraint, aspects: dict[str, Difference]) -> list[Statement]:
+    """What an index, or the one behind a constraint, is besides its definition."""
+    key = wanted.key
+    table = wanted.table if isinstance(wanted, Index) else key.table
+    found = draft.current.objects[draft.comparison.renamed.get(key, key)]
+    made = []
+    if "clustered" in aspects:
+        noun = "MATERIALIZED VIEW" if table.kind is Kind.MATVIEW else "TABLE"
+        not_any = f"ALTER {noun} {draft.writer.name(table)} SET WITHOUT CLUSTER"
+        text = draft.writer.clustered(wanted) if wanted.clustered else not_any
+        made.append(draft.statement(text, key, f"clustering by {key}"))
+    if isinstance(wanted, Index) and isinstance(found, Index) and "statistics" in aspects:
+        targets = dict.fromkeys(dict(found.statistics), -1) | dict(wanted.statistics)
+        texts = [draft.writer.index_statistics(wanted, *one) for one in sorted(targets.items())]
+        made += [draft.statement(text, key, f"statistics target of {key}") for text in texts]
+    if isinstance(wanted, Constraint) and isinstance(found, Constraint) and "options" in aspects:
+        gone = {one.partition("=")[0] for one in found.options} - {one.partition("=")[0] for one in wanted.options}
+        reset = f"ALTER INDEX {ident(key.schema, key.part)} RESET ({', '.join(sorted(gone))})"
+        texts = [*([reset] if gone else []), *([draft.writer.index_options(wanted)] if wanted.options else [])]
+        made += [draft.statement(text, key, f"options of the index of {key}") for text in texts]
+    if made:
+        draft.lock(table, LockMode.ALTER)
+    return made
 
 
 def rename(draft: Draft, node: Node, value: Object) -> None:
@@ -138,7 +160,7 @@ def _options(draft: Draft, key: Key, noun: str, wanted: tuple[str, ...]) -> list
     if gone:
         made.append(draft.statement(f"{alter} RESET ({', '.join(gone)})", key, f"options of {key}"))
     if set(wanted) - set(found):
-        text = f"{alter} SET ({draft.writer.options(sorted(set(wanted) - set(found)))})"
+        text = f"{alter} SET ({storage_options(sorted(set(wanted) - set(found)))})"
         made.append(draft.statement(text, key, f"options of {key}"))
     return made
 
@@ -149,7 +171,8 @@ def _composite(draft: Draft, wanted: Composite, aspects: dict[str, Difference]) 
     found = draft.current.objects[wanted.key]
     assert isinstance(found, Composite)
     old, new = list(found.attributes.values()), list(wanted.attributes.values())
-    if [(one.key, one.type) for one in new[: len(old)]] != [(one.key, one.type) for one in old]:
+    shape = [[(one.key, one.type, one.collation) for one in attributes] for attributes in (new[: len(old)], old)]
+    if shape[0] != shape[1]:
         draft.refuse(
             "composite_type", wanted.key, "attributes that exist are otherwise on DEV; only adding at the end is safe"
         )
@@ -195,6 +218,10 @@ def _domain(draft: Draft, wanted: Domain, aspects: dict[str, Difference]) -> lis
                 )
             text = f"{alter} ADD CONSTRAINT {ident(name)} {draft.writer.text(definition)}"
             made.append(draft.statement(text, key, f"constraint {name} of {key}", "validates_rows"))
+            one = Key(Kind.DOMAIN_CONSTRAINT, key.schema, key.name, name)
+            if one in draft.desired.comments:
+                said = draft.writer.comment(one, draft.desired.comments[one])
+                made.append(draft.statement(said, one, f"comment on {one}"))
     return made
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from . import stages
+from . import recast, stages
 from .compare import Difference
 from .conversion import Conversion, conversion, way_back, way_there
 from .ddl import COMPRESSION, STORAGE, ident, literal, storage_options
@@ -38,6 +38,7 @@ def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
             draft.closure.drop_empty(key)
     elif aspects & {"type", "collation"}:
         draft.closure.retype(key)
+        recast.choose(draft, key)
 
 
 def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[Statement]:

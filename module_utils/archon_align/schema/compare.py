@@ -40,7 +40,7 @@ _CLOSED_PUBLIC_SINCE = 150000
 _UNCOMPARED = {
     "key", "columns", "estimated_rows", "keys", "predicate", "expression", "signature",
     "kind", "defaults", "base", "identity_sequence", "inherited", "nulls_equal", "method", "unique", "references",
-    "referenced_columns", "validated", "attributes", "version", "schema",
+    "referenced_columns", "validated", "attributes", "version", "schema", "unproved",
 }  # fmt: skip
 _TEXTS = {"definition", "default", "using", "check", "bound", "partition_key"}
 
@@ -100,6 +100,7 @@ class _Comparer:
         extra -= set(renamed.values())
         for new, old in renamed.items():
             differences.append(Difference(new, "name", new.part or new.name, old.part or old.name))
+            differences += self._aspects(desired[new], current[old])
             differences += self._attachments(new, old)
         for key in wanted - missing:
             differences += self._aspects(desired[key], current[key])
@@ -181,6 +182,8 @@ class _Comparer:
             if wanted != found:
                 yield from self._aspects(wanted, found)
             yield from self._attachments(column.key, found.key)
+            if column.identity:
+                yield from self._attachments(column.sequence, found.sequence)
         self.only += [
             str(column.key)
             for name, column in current.columns.items()
@@ -213,7 +216,10 @@ class _Comparer:
             column = Key(Kind.COLUMN, desired.key.schema, desired.key.name, name)
             yield from self._attachments(column, column)
         one, other = (
-            tuple(f"{name} {attribute.type}" for name, attribute in found.attributes.items())
+            tuple(
+                f"{name} {one.type}{f' COLLATE {one.collation}' if one.collation else ''}"
+                for name, one in found.attributes.items()
+            )
             for found in (desired, current)
         )
         if one != other:
@@ -226,6 +232,8 @@ class _Comparer:
             found = current.constraints.get(name)
             if found is None or not self._same(definition, found[0]):
                 yield Difference(desired.key, f"constraint {name}", definition, found[0] if found else "")
+            constraint = Key(Kind.DOMAIN_CONSTRAINT, desired.key.schema, desired.key.name, name)
+            yield from self._attachments(constraint, constraint)
         self.only += [
             f"constraint {name} of {desired.key}" for name in current.constraints if name not in desired.constraints
         ]
@@ -235,6 +243,15 @@ class _Comparer:
             yield Difference(desired.key, "definition", desired.definition, current.definition)
         elif desired.valid and not current.valid:
             yield Difference(desired.key, "valid", "yes", "no: left behind by a build that failed")
+        elif current.valid and not desired.valid:
+            self.only.append(f"validity of {current.key}")
+
+    def _column(self, desired: Column, current: Column) -> Iterator[Difference]:
+        if desired.not_null and current.not_null:
+            if current.unproved and not desired.unproved:
+                yield Difference(desired.key, "not null", "yes", "not validated")
+            elif desired.unproved and not current.unproved:
+                self.only.append(f"validity of the NOT NULL of {current.key}")
 
     def _view(self, desired: View, current: View) -> Iterator[Difference]:
         if desired.columns != current.columns:
@@ -244,6 +261,10 @@ class _Comparer:
             yield from self._attachments(column, column)
         if desired.populated and not current.populated:
             yield Difference(desired.key, "populated", "yes", "no")
+        elif current.populated and not desired.populated:
+            self.only.append(f"rows of {current.key}")
+        if desired.method != current.method:
+            yield Difference(desired.key, "access method", desired.method or "", current.method or "")
 
     # -- comments, grants --------------------------------------------------------------------------------------------
 
@@ -270,6 +291,8 @@ class _Comparer:
                 yield Difference(desired, f"grant {grant.privilege} to {grant.role}", "", _grant(grant))
             elif not self._has(wanted, grant):
                 self.only.append(f"grant {grant.privilege} to {grant.role} on {current}")
+            elif grant.grantable:
+                self.only.append(f"grant {grant.privilege} to {grant.role} on {current}: its grant option")
 
     @staticmethod
     def _has(grants: frozenset[Grant], grant: Grant) -> bool:
@@ -315,6 +338,7 @@ _SPECIAL: dict[type, Callable[..., Iterator[Difference]]] = {
     Composite: _Comparer._composite,
     Domain: _Comparer._domain,
     Index: _Comparer._index,
+    Column: _Comparer._column,
     View: _Comparer._view,
 }
 _SPECIAL_FIELDS: dict[type, frozenset[str]] = {

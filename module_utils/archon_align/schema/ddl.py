@@ -60,15 +60,22 @@ def ident(*parts: str) -> str:
     return sql.Identifier(*parts).as_string()
 
 
+def storage_options(options: Iterable[str]) -> str:
+    """Storage parameters or view options, from the catalogue's `name=value`."""
+    return ", ".join(f"{name}={literal(value)}" for name, _, value in (option.partition("=") for option in options))
+
+
 def literal(value: str) -> str:
     return sql.Literal(value).as_string().strip()
 
 
 class Writer:
-    """Renders objects for the database in which extensions live in `extension_schemas`."""
+    """Renders objects for the database in which extensions live in `extension_schemas`; `identities` are the names of the
+    sequences that are known by their column."""
 
-    def __init__(self, extension_schemas: Mapping[str, str]) -> None:
+    def __init__(self, extension_schemas: Mapping[str, str], identities: Mapping[Key, str] | None = None) -> None:
         self.extension_schemas = extension_schemas
+        self.identities = identities or {}
 
     def text(self, portable: str) -> str:
         return rendered(portable, self.extension_schemas, ident)
@@ -81,6 +88,8 @@ class Writer:
             return ident(key.name)
         if key.kind is Kind.FUNCTION:
             return f"{ident(key.schema, key.name)}({self.text(key.part)})"
+        if key.kind is Kind.SEQUENCE and key.part:
+            return ident(key.schema, self.identities[key])
         if key.part:
             return ident(key.part)
         return ident(key.schema, key.name)
@@ -89,6 +98,8 @@ class Writer:
         """The object as COMMENT ON and DROP name it: `TABLE a.b`, `TRIGGER t ON a.b`."""
         if key.kind is Kind.COLUMN:
             return f"COLUMN {ident(key.schema, key.name, key.part)}"
+        if key.kind is Kind.DOMAIN_CONSTRAINT:
+            return f"CONSTRAINT {ident(key.part)} ON DOMAIN {ident(key.schema, key.name)}"
         if key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
             return f"{_NOUN[key.kind]} {ident(key.part)} ON {ident(key.schema, key.name)}"
         return f"{_NOUN[key.kind]} {self.name(key)}"
@@ -109,7 +120,7 @@ class Writer:
             case Composite(key, attributes):
                 return [f"CREATE TYPE {self.name(key)} AS ({', '.join(map(self.attribute, attributes.values()))})"]
             case Domain():
-                return [self._domain(value)]
+                return self._domain(value)
             case Sequence():
                 return [self._sequence(value)]
             case Function():
@@ -117,13 +128,20 @@ class Writer:
             case Table():
                 return self._table(value)
             case Constraint(key, definition=definition):
-                return [f"ALTER TABLE {self.name(key.table)} ADD CONSTRAINT {ident(key.part)} {self.text(definition)}"]
+                made = f"ALTER TABLE {self.name(key.table)} ADD CONSTRAINT {ident(key.part)} {self.text(definition)}"
+                options = [self.index_options(value)] if value.options else []
+                return [made, *options, *([self.clustered(value)] if value.clustered else [])]
             case Index(key):
                 made = f"CREATE {'UNIQUE ' if value.unique else ''}INDEX {ident(key.name)} ON {self.text(value.definition)}"
-                clustered = f"ALTER TABLE {self.name(value.table)} CLUSTER ON {ident(key.name)}"
-                return [made, clustered] if value.clustered else [made]
+                statistics = [self.index_statistics(value, *one) for one in value.statistics]
+                return [made, *statistics, *([self.clustered(value)] if value.clustered else [])]
             case View(key):
-                return [self.view(value, replace=False, with_data=with_data)]
+                noun = _NOUN[key.kind]
+                settings = [
+                    f"ALTER {noun} {self.name(key)} ALTER COLUMN {ident(column)} {self.text(words)}"
+                    for column, words in value.settings
+                ]
+                return [self.view(value, replace=False, with_data=with_data), *settings]
             case Trigger(key):
                 made = self.text(value.definition)
                 return [made] if value.enabled == "O" else [made, self.trigger_state(value)]
@@ -147,7 +165,19 @@ class Writer:
         collation = f" COLLATE {self.text(column.collation)}" if column.collation else ""
         return f"{ident(column.key.part)} {self.text(column.type)}{collation}"
 
-    def _domain(self, value: Domain) -> str:
+    def clustered(self, value: Index | Constraint) -> str:
+        table = value.table if isinstance(value, Index) else value.key.table
+        noun = "MATERIALIZED VIEW" if table.kind is Kind.MATVIEW else "TABLE"
+        return f"ALTER {noun} {self.name(table)} CLUSTER ON {ident(value.key.part or value.key.name)}"
+
+    def index_options(self, value: Constraint) -> str:
+        """Storage parameters of the index behind a constraint."""
+        return f"ALTER INDEX {ident(value.key.schema, value.key.part)} SET ({storage_options(value.options)})"
+
+    def index_statistics(self, value: Index, number: int, target: int) -> str:
+        return f"ALTER INDEX {self.name(value.key)} ALTER COLUMN {number} SET STATISTICS {target}"
+
+    def _domain(self, value: Domain) -> list[str]:
         parts = [f"CREATE DOMAIN {self.name(value.key)} AS {self.text(value.base)}"]
         if value.collation:
             parts.append(f"COLLATE {self.text(value.collation)}")
@@ -155,8 +185,15 @@ class Writer:
             parts.append(f"DEFAULT {self.text(value.default)}")
         if value.not_null:
             parts.append("NOT NULL")
-        parts += [f"CONSTRAINT {ident(name)} {self.text(text)}" for name, (text, _) in value.constraints.items()]
-        return " ".join(parts)
+        added = []
+        for name, (text, _) in value.constraints.items():
+            constraint = f"CONSTRAINT {ident(name)} {self.text(text)}"
+            # CREATE DOMAIN knows no constraint that stored values may break.
+            if text.endswith(" NOT VALID"):
+                added.append(f"ALTER DOMAIN {self.name(value.key)} ADD {constraint}")
+            else:
+                parts.append(constraint)
+        return [" ".join(parts), *added]
 
     def _sequence(self, value: Sequence) -> str:
         unlogged = "UNLOGGED " if value.persistence == "u" else ""
@@ -192,6 +229,8 @@ class Writer:
             found.append(f"{start} SET COMPRESSION {COMPRESSION[column.compression]}")
         if column.statistics >= 0:
             found.append(f"{start} SET STATISTICS {column.statistics}")
+        if column.options:
+            found.append(f"{start} SET ({storage_options(column.options)})")
         return found
 
     def _table(self, table: Table) -> list[str]:
@@ -212,7 +251,7 @@ class Writer:
         if table.method not in ("heap", None):
             parts.append(f"USING {ident(table.method)}")
         if table.options:
-            parts.append(f"WITH ({self.options(table.options)})")
+            parts.append(f"WITH ({storage_options(table.options)})")
         made = [" ".join(parts)]
         for column in table.columns.values():  # a child inherits no statistics target
             made += self._column_settings(column)
@@ -221,18 +260,16 @@ class Writer:
                 made.append(f"ALTER TABLE {name} {words} ROW LEVEL SECURITY")
         return made
 
-    @staticmethod
-    def options(options: Iterable[str]) -> str:
-        """Storage parameters or view options, from the catalogue's `name=value`."""
-        return ", ".join(f"{name}={literal(value)}" for name, _, value in (option.partition("=") for option in options))
-
     def view(self, view: View, *, replace: bool, with_data: bool = True) -> str:
         noun = "MATERIALIZED VIEW" if view.key.kind is Kind.MATVIEW else "VIEW"
         columns = ", ".join(ident(name) for name, _ in view.columns)
-        options = f" WITH ({self.options(view.options)})" if view.options else ""
+        options = f" WITH ({storage_options(view.options)})" if view.options else ""
         data = "" if view.key.kind is Kind.VIEW or (view.populated and with_data) else "\nWITH NO DATA"
         verb = "CREATE OR REPLACE" if replace else "CREATE"
-        return f"{verb} {noun} {self.name(view.key)} ({columns}){options} AS\n{self.text(view.definition)}{data}"
+        method = f" USING {ident(view.method)}" if view.method not in ("heap", None) else ""
+        return (
+            f"{verb} {noun} {self.name(view.key)} ({columns}){method}{options} AS\n{self.text(view.definition)}{data}"
+        )
 
     def trigger_state(self, trigger: Trigger) -> str:
         return (

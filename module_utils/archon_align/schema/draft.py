@@ -16,7 +16,7 @@ from .costs import priced
 from .ddl import Writer, ident
 from .decided import Decided
 from .evidence import Evidence
-from .model import Catalog, Constraint, Index, Key, Kind
+from .model import Catalog, Constraint, Index, Key, Kind, Table
 from .stages import Stage
 from .steps import LATE_RANK, Guard, Node
 
@@ -57,7 +57,7 @@ class Draft:
         for key in decided.remaps:
             # Labels that only PROD has are no difference, until somebody says what takes their place.
             self.aspects.setdefault(key, {}).setdefault("labels", Difference(key, "labels"))
-        self.writer = Writer(self._extension_schemas())
+        self.writer = Writer(self._extension_schemas(), self._identities())
         self.closure = Closure(self.current)
         self.opening: list[Statement] = []
         self.nodes: dict[Key, Node] = {}
@@ -114,6 +114,17 @@ class Draft:
 
     def _part_as_read(self, table: Key, name: str) -> str:
         return self.decided.as_read(Key(Kind.COLUMN, table.schema, table.name, name)).part
+
+    def _identities(self) -> dict[Key, str]:
+        """The names of the identity columns' sequences in PROD, as they are or as this plan makes them."""
+        return {
+            column.sequence: column.identity_sequence
+            for catalog in (self.desired, self.current)
+            for table in catalog.objects.values()
+            if isinstance(table, Table)
+            for column in table.columns.values()
+            if column.identity
+        }
 
     def _extension_schemas(self) -> dict[str, str]:
         """Where extensions live in PROD, or will when this plan creates them."""
@@ -192,6 +203,10 @@ class Draft:
         source = self.sources[key]
         # A sequence is needed by the default of the very column that it is owned by.
         direct = set() if key.kind is Kind.SEQUENCE else set(source.depends.get(key, ()))
+        if key.kind is Kind.SEQUENCE and key.part:  # an identity's, which comes with its column
+            direct = {Key(Kind.COLUMN, key.schema, key.name, key.part)}
+        elif key.kind is Kind.DOMAIN_CONSTRAINT:
+            direct = {Key(Kind.DOMAIN, key.schema, key.name)}
         if key.kind is Kind.TABLE and (table := source.table(key)) is not None:
             for column in table.columns.values():
                 direct |= self._needs_of_column(column.key, source)

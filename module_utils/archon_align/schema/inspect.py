@@ -9,6 +9,7 @@ import psycopg
 from ..database.failures import server_error
 from ..database.session import Session
 from . import queries
+from .ddl import COMPRESSION, STORAGE, storage_options
 from .model import (
     Available,
     Catalog,
@@ -58,6 +59,7 @@ class _Reader(Reading):
     def __init__(self, session: Session, schemas: tuple[str, ...]) -> None:
         super().__init__(session, schemas)
         self.columns: dict[int, list[Row]] = {}
+        self.unproved: set[tuple[int, str]] = set()
         self.environment: Row = {}
 
     def catalog(self) -> Catalog:
@@ -72,6 +74,7 @@ class _Reader(Reading):
         sequences = self.rows(queries.SEQUENCES)
         identities = {(row["table_oid"], row["number"]): row for row in sequences if row["link"] == "i"}
         constraints = self.rows(queries.CONSTRAINTS)
+        self.unproved = {(row["relation_oid"], row["columns"][0]) for row in constraints if row["type"] == "n"}
         self._relations(identities)
         self._types(types, constraints)
         self._functions(functions)
@@ -146,8 +149,23 @@ class _Reader(Reading):
             storage=row["storage"],
             compression=row["compression"],
             statistics=row["statistics"],
+            options=tuple(sorted(row["options"])),
             inherited=row["inherited"],
+            unproved=(row["relation"], row["name"]) in self.unproved,
         )
+
+    def _settings(self, row: Row) -> list[str]:
+        """What ALTER COLUMN said of a view's or materialised view's column."""
+        found = [f"SET DEFAULT {self.portable(row['default_text'])}"] if row["default_text"] is not None else []
+        if row["storage"]:
+            found.append(f"SET STORAGE {STORAGE[row['storage']]}")
+        if row["compression"]:
+            found.append(f"SET COMPRESSION {COMPRESSION[row['compression']]}")
+        if row["statistics"] >= 0:
+            found.append(f"SET STATISTICS {row['statistics']}")
+        if row["options"]:
+            found.append(f"SET ({storage_options(sorted(row['options']))})")
+        return found
 
     def _relations(self, identities: dict[tuple[int, int], Row]) -> None:
         for row in self.rows(queries.RELATIONS):
@@ -155,12 +173,15 @@ class _Reader(Reading):
             if row["kind"] in _VIEW_KINDS:
                 key = Key(_VIEW_KINDS[row["kind"]], row["schema"], row["name"])
                 self.add_inner(key, row["oid"], rows)
+                self.keys |= {(Class.ATTRDEF, one["default_oid"], 0): key for one in rows if one["default_oid"]}
                 view = View(
                     key,
                     self.portable(row["viewdef"]),
                     tuple(sorted(row["options"])),
                     tuple((column["name"], self.portable(column["type"])) for column in rows),
                     row["populated"],
+                    tuple((one["name"], words) for one in rows for words in self._settings(one)),
+                    row["method"],
                 )
                 self.add(view, row, Class.CLASS, row["owner"])
                 continue
@@ -190,6 +211,9 @@ class _Reader(Reading):
         checks: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
         for row in constraints:
             if row["domain"] is not None and row["type"] == "c":
+                self.keys[Class.CONSTRAINT, row["oid"], 0] = Key(
+                    Kind.DOMAIN_CONSTRAINT, row["schema"], row["domain"], row["name"]
+                )
                 found = (self.portable(row["definition"]), self.portable(row["expression"]))
                 checks.setdefault((row["schema"], row["domain"]), {})[row["name"]] = found
         for row in rows:
@@ -237,6 +261,7 @@ class _Reader(Reading):
             if row["link"] == "i":
                 if owned_by is not None:
                     self.keys[Class.CLASS, row["oid"], 0] = owned_by
+                    self.inner[row["oid"], 0] = Key(Kind.SEQUENCE, owned_by.schema, owned_by.name, owned_by.part)
                 continue
             key = Key(Kind.SEQUENCE, row["schema"], row["name"])
             self.add(
@@ -264,6 +289,8 @@ class _Reader(Reading):
                     referenced_columns=tuple(row["foreign_columns"]),
                     nulls_equal=row["nulls_equal"],
                     validated=row["validated"],
+                    options=tuple(sorted(row["options"])),
+                    clustered=row["clustered"],
                 ),
                 row,
                 Class.CONSTRAINT,
@@ -291,6 +318,7 @@ class _Reader(Reading):
                     predicate=self.portable.optional(row["predicate"]),
                     valid=row["valid"],
                     clustered=row["clustered"],
+                    statistics=tuple((number, target) for number, target in row["statistics"]),
                 ),
                 row,
                 Class.CLASS,

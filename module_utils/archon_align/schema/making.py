@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from . import stages
+from . import recast, stages
 from .columns import fill, position, set_default, set_not_null
 from .compare import MAINTAIN_SINCE, MISSING, Difference
 from .costs import of_constraint, of_new_column
@@ -19,6 +19,7 @@ from .model import (
     Catalog,
     Column,
     Constraint,
+    Domain,
     Extension,
     Grant,
     Index,
@@ -102,7 +103,10 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
     if filled and isinstance(value, Column):
         made = replace(value, not_null=False)
     summary = f"{'put back' if again else 'create'} {key}"
-    node.statements += [draft.statement(text, key, summary, *hazards) for text in draft.writer.create(made)]
+    texts = draft.writer.create(made)
+    if again and source is draft.current:
+        texts = [recast.as_before(draft, key.table, text) for text in texts]
+    node.statements += [draft.statement(text, key, summary, *hazards) for text in texts]
     if filled and isinstance(value, Column):
         node.statements.append(fill(draft, value))
         node.statements += [set_not_null(draft, key)] if value.not_null else []
@@ -119,6 +123,11 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
     inner: list[Key] = []
     if isinstance(value, Table):
         inner = [column.key for column in value.columns.values()]
+        inner += [column.sequence for column in value.columns.values() if column.identity]
+    elif isinstance(value, Column) and value.identity:
+        inner = [value.sequence]
+    elif isinstance(value, Domain):
+        inner = [Key(Kind.DOMAIN_CONSTRAINT, key.schema, key.name, name) for name in value.constraints]
     elif isinstance(value, View):
         inner = [Key(Kind.COLUMN, key.schema, key.name, name) for name, _ in value.columns]
     for column in inner:

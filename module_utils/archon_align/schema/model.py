@@ -31,6 +31,7 @@ class Kind(StrEnum):
     COLUMN = "column"
     DEFAULT = "default"
     CONSTRAINT = "constraint"
+    DOMAIN_CONSTRAINT = "domain constraint"
     INDEX = "index"
     VIEW = "view"
     MATVIEW = "materialised view"
@@ -76,7 +77,8 @@ def readable(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Column:
     """`type` has its modifiers, `base` has not. `generated` is '', 's' (stored) or 'v' (virtual); `default` then holds the
-    expression. `identity` is '', 'a' (always) or 'd' (by default). `inherited`: it comes from a parent table."""
+    expression. `identity` is '', 'a' (always) or 'd' (by default). `inherited`: it comes from a parent table.
+    `unproved`: NOT NULL holds for new rows, while those that were there have not been looked at."""
 
     key: Key
     type: str
@@ -91,7 +93,14 @@ class Column:
     storage: str = ""
     compression: str = ""
     statistics: int = -1
+    options: tuple[str, ...] = ()
     inherited: bool = False
+    unproved: bool = False
+
+    @property
+    def sequence(self) -> Key:
+        """An identity's sequence, which is known by its column: its own name is nobody's concern."""
+        return Key(Kind.SEQUENCE, self.key.schema, self.key.name, self.key.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,8 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`type` is PostgreSQL's letter: p, u, f, c, x. `definition` is complete (NOT VALID, DEFERRABLE included).
+    """`type` is PostgreSQL's letter: p, u, f, c, x. `definition` is complete (NOT VALID, DEFERRABLE included), but for the
+    storage `options` of the index behind it.
 
     `expression` is a check's condition, `references` a foreign key's target, with `referenced_columns`.
     """
@@ -139,11 +149,14 @@ class Constraint:
     referenced_columns: tuple[str, ...] = ()
     nulls_equal: bool = False
     validated: bool = True
+    options: tuple[str, ...] = ()
+    clustered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`definition` is what follows the relation's name in CREATE INDEX; `keys` are the indexed expressions."""
+    """`definition` is what follows the relation's name in CREATE INDEX; `keys` are the indexed expressions of a unique one, `statistics`
+    the targets of some of them, by number."""
 
     key: Key
     table: Key
@@ -155,6 +168,7 @@ class Index:
     predicate: str | None = None
     valid: bool = True
     clustered: bool = False
+    statistics: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +208,16 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A view or materialised view; `columns` are (name, type) in order."""
+    """A view or materialised view; `columns` are (name, type) in order. `settings` are (column, what ALTER COLUMN said of
+    it), `method` the access method of a materialised view."""
 
     key: Key
     definition: str
     options: tuple[str, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()
     populated: bool = True
+    settings: tuple[tuple[str, str], ...] = ()
+    method: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,9 +366,7 @@ class Catalog:
 
     def maker(self, key: Key) -> str:
         """Who a new object shall belong to: the owner of the other tables, as whose member this role may be connected."""
-        return self.makers.get(
-            key.schema if key.schema in self.schemas and key.schema in self.all_schemas else "", self.me
-        )
+        return self.makers.get(key.schema if key.schema in self.all_schemas else "", self.me)
 
     def parents_of(self, column: Key) -> list[Column]:
         """The columns of parent tables that `column` is inherited from."""

@@ -128,6 +128,17 @@ _OUTSIDE: LiteralString = f"""
   UNION ALL SELECT 'large objects', 'pg_class', 0, 'in the database', NULL, NULL, NULL FROM (SELECT FROM pg_largeobject_metadata LIMIT 1) one
   UNION ALL SELECT 'setting of the database', 'pg_class', 0, concat_ws(' for ', split_part(one, '=', 1), pg_get_userbyid(nullif(s.setrole, 0))), NULL, NULL, md5(one)
     FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) one WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+  UNION ALL SELECT 'privileges withheld from the owner', 'pg_class', 0, o.name, NULL, NULL, string_agg(d.privilege_type, ', ' ORDER BY d.privilege_type)
+    FROM (
+      SELECT format('%%I.%%I', n.nspname, c.relname) AS name, c.relowner AS owner, c.relacl AS acl, CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END AS type
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s) AND c.relacl IS NOT NULL AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+      UNION ALL SELECT format('%%I.%%I(%%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)), p.proowner, p.proacl, 'f'
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(schemas)s) AND p.proacl IS NOT NULL
+      UNION ALL SELECT format('%%I.%%I', n.nspname, t.typname), t.typowner, t.typacl, 'T'
+        FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = ANY(%(schemas)s) AND t.typacl IS NOT NULL
+      UNION ALL SELECT quote_ident(n.nspname), n.nspowner, n.nspacl, 'n' FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s) AND n.nspacl IS NOT NULL
+    ) o CROSS JOIN LATERAL aclexplode(acldefault(o.type, o.owner)) d
+    WHERE d.grantee = o.owner AND d.privilege_type <> 'MAINTAIN' AND NOT EXISTS (SELECT FROM aclexplode(o.acl) x WHERE x.grantee = o.owner AND x.privilege_type = d.privilege_type) GROUP BY o.name
   UNION ALL SELECT 'comment on an extension', 'pg_class', 0, quote_ident(x.extname), NULL, NULL, md5(d.description)
     FROM pg_extension x JOIN pg_description d ON d.classoid = 'pg_extension'::regclass AND d.objoid = x.oid
 """

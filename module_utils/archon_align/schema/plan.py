@@ -6,7 +6,7 @@ dropped and put back with options, owner, grants and comment. What a machine mus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pglast.parser import ParseError, parse_sql_protobuf
@@ -70,18 +70,22 @@ def plan(
     protected: frozenset[Key] = frozenset(),
     decided: Decided | None = None,
     large_table_bytes: int | None = None,
+    seed: Callable[[Draft], None] | None = None,
 ) -> SchemaPlan:
     """The one plan that turns `comparison.current` into `comparison.desired`, in check mode and in a run alike.
 
     `protected` are keys as read. With `decided`, `comparison.current` is its `current`. Tables of `large_table_bytes` and more
-    get their indexes and constraints in stages; None: there are none.
+    get their indexes and constraints in stages; None: there are none. `seed` puts into the draft what is planned elsewhere.
     """
     decided = decided or Decided(comparison.current, comparison.current)
     present = {old: new for new, old in decided.origin.items()}
     protected = frozenset(present.get(key, key) for key in protected)
     replaced: frozenset[Key] = frozenset()
     while True:
-        result = _attempt(Draft(comparison, evidence, protected, replaced, decided, large_table_bytes))
+        draft = Draft(comparison, evidence, protected, replaced, decided, large_table_bytes)
+        if seed is not None:
+            seed(draft)
+        result = _attempt(draft)
         # A label cannot be used by the transaction that adds it: then the type is replaced inside the transaction.
         used = frozenset(
             key
@@ -171,8 +175,9 @@ def _choose(draft: Draft) -> None:
             continue
         value = draft.desired.objects.get(key)
         replace = not stages.completes(draft, key, aspects) and (
-            key.kind in (Kind.CONSTRAINT, Kind.POLICY)
-            or (key.kind is Kind.INDEX and aspects != {"clustered"})
+            key.kind is Kind.POLICY
+            or (key.kind is Kind.CONSTRAINT and aspects - {"clustered", "options"})
+            or (key.kind is Kind.INDEX and aspects - {"clustered", "statistics"})
             or (key.kind is Kind.MATVIEW and aspects != {"populated"})
             or (key.kind is Kind.TRIGGER and aspects != {"enabled"})
             or (isinstance(value, View) and key.kind is Kind.VIEW and not _replaceable(draft, value))
@@ -203,7 +208,11 @@ def _choose_what_it_computed(draft: Draft, function: Key) -> None:
 def _replaceable(draft: Draft, wanted: View) -> bool:
     """Can CREATE OR REPLACE VIEW do it? Only by adding columns at the end."""
     found = draft.current.objects[wanted.key]
-    return isinstance(found, View) and wanted.columns[: len(found.columns)] == found.columns
+    return (
+        isinstance(found, View)
+        and wanted.columns[: len(found.columns)] == found.columns
+        and wanted.settings == found.settings
+    )
 
 
 def _compatible(draft: Draft, wanted: Function) -> bool:

@@ -17,6 +17,16 @@ def _not_of_extension(catalog: LiteralString, oid: LiteralString) -> LiteralStri
     )
 
 
+def _names(numbers: LiteralString, relation: LiteralString) -> LiteralString:
+    """The names of a key's columns in its order. Nearly all keys have one, and need nothing sorted."""
+    here = "pg_attribute a WHERE a.attrelid = " + relation + " AND a.attnum = " + numbers + "[1]"
+    return (
+        "CASE WHEN cardinality(" + numbers + ") = 1 AND " + numbers + "[1] <> 0 THEN ARRAY[(SELECT a.attname::text FROM " + here + ")]"
+        " ELSE ARRAY(SELECT a.attname::text FROM unnest(" + numbers + ") WITH ORDINALITY k(number, position)"
+        " JOIN pg_attribute a ON a.attrelid = " + relation + " AND a.attnum = k.number ORDER BY k.position) END"
+    )  # fmt: skip
+
+
 ENVIRONMENT: LiteralString = """
 SELECT current_setting('server_version_num')::int AS version, current_database()::text AS database, current_user::text AS me,
        (SELECT array_agg(rolname::text) FROM pg_roles) AS roles,
@@ -58,7 +68,7 @@ SELECT n.oid::bigint, n.nspname::text AS schema, pg_get_userbyid(n.nspowner)::te
 """
 
 # Who new objects shall belong to: the role that owns most tables, if this role may hand objects over to it and it may
-# have objects there; schema '' stands for new schemas.
+# have objects there; schema '' stands for new schemas. What is set aside is handed over, too.
 MAKERS: LiteralString = (
     """
 WITH maker AS (
@@ -70,7 +80,7 @@ WITH maker AS (
     + """ GROUP BY c.relowner ORDER BY count(*) DESC, pg_get_userbyid(c.relowner) = current_user DESC, c.relowner LIMIT 1
 )
 SELECT n.nspname::text AS schema, pg_get_userbyid(m.oid)::text AS owner FROM maker m CROSS JOIN pg_namespace n
-WHERE n.nspname = ANY(%(schemas)s) AND has_schema_privilege(m.oid, n.oid, 'CREATE')
+WHERE (n.nspname = ANY(%(schemas)s) OR n.nspname = 'archon_quarantine') AND has_schema_privilege(m.oid, n.oid, 'CREATE')
 UNION ALL SELECT '', pg_get_userbyid(m.oid)::text FROM maker m WHERE has_database_privilege(m.oid, current_database(), 'CREATE')
 """
 )
@@ -94,7 +104,8 @@ WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'm') AND f.bytes > 0
 
 RELATIONS: LiteralString = """
 SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
-       c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security, coalesce(c.reloptions, '{}')::text[] AS options,
+       c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security, coalesce(c.reloptions, '{}')::text[]
+         || ARRAY(SELECT 'toast.' || o FROM pg_class s CROSS JOIN unnest(s.reloptions) o WHERE s.oid = c.reltoastrelid) AS options,
        CASE WHEN c.relreplident = 'i' THEN (SELECT 'i' || r.relname FROM pg_index i JOIN pg_class r ON r.oid = i.indexrelid
             WHERE i.indrelid = c.oid AND i.indisreplident) ELSE c.relreplident::text END AS replica_identity,
        pg_get_userbyid(c.relowner)::text AS owner, a.amname::text AS method, c.reloftype <> 0 AS typed,
@@ -116,7 +127,7 @@ SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text 
        a.attgenerated::text AS generated, a.attidentity::text AS identity, a.attinhcount > 0 AS inherited,
        CASE WHEN a.attcollation <> t.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
        CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text ELSE '' END AS storage,
-       a.attcompression::text AS compression, coalesce(a.attstattarget, -1)::int AS statistics
+       a.attcompression::text AS compression, coalesce(a.attstattarget, -1)::int AS statistics, coalesce(a.attoptions, '{}')::text[] AS options
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
@@ -128,17 +139,23 @@ WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'c') AN
 
 CONSTRAINTS: LiteralString = (
     """
-SELECT o.oid::bigint, n.nspname::text AS schema, c.relname::text AS relation, t.typname::text AS domain, o.conname::text AS name, o.contype::text AS type,
+SELECT o.oid::bigint, n.nspname::text AS schema, o.conrelid::bigint AS relation_oid, c.relname::text AS relation, t.typname::text AS domain, o.conname::text AS name, o.contype::text AS type,
        o.convalidated AS validated, pg_get_constraintdef(o.oid) AS definition,
        CASE WHEN o.contype = 'c' THEN pg_get_expr(o.conbin, o.conrelid) END AS expression, o.conindid::bigint AS index_oid,
-       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(number, position) JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.number ORDER BY k.position) AS columns,
+       """
+    + _names("o.conkey", "o.conrelid")
+    + """ AS columns,
        fn.nspname::text AS foreign_schema, f.relname::text AS foreign_name,
-       ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(number, position) JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.number ORDER BY k.position) AS foreign_columns,
-       coalesce((SELECT (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean FROM pg_index i WHERE i.indexrelid = o.conindid AND o.contype = 'u'), false) AS nulls_equal
+       """
+    + _names("o.confkey", "o.confrelid")
+    + """ AS foreign_columns,
+       CASE WHEN o.contype = 'u' THEN coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) ELSE false END AS nulls_equal, coalesce(i.indisclustered, false) AS clustered, coalesce(x.reloptions, '{}')::text[] AS options
 FROM pg_constraint o JOIN pg_namespace n ON n.oid = o.connamespace
+LEFT JOIN pg_index i ON i.indexrelid = o.conindid AND o.contype IN ('p', 'u', 'x') LEFT JOIN pg_class x ON x.oid = i.indexrelid
 LEFT JOIN pg_class c ON c.oid = o.conrelid LEFT JOIN pg_type t ON t.oid = o.contypid
 LEFT JOIN pg_class f ON f.oid = o.confrelid LEFT JOIN pg_namespace fn ON fn.oid = f.relnamespace
-WHERE n.nspname = ANY(%(schemas)s) AND o.contype <> 't' AND o.conparentid = 0 AND (o.coninhcount = 0 OR o.conislocal)
+WHERE n.nspname = ANY(%(schemas)s) AND o.contype <> 't' AND o.conparentid = 0
+  AND (o.contype = 'n' AND o.conrelid <> 0 AND NOT o.convalidated OR o.contype <> 'n' AND (o.coninhcount = 0 OR o.conislocal))
   AND (o.conrelid = 0 OR """
     + _not_of_extension("pg_class", "o.conrelid")
     + """) AND (o.contypid = 0 OR """
@@ -150,8 +167,9 @@ INDEXES: LiteralString = """
 SELECT i.indexrelid::bigint AS oid, n.nspname::text AS schema, x.relname::text AS name, cn.nspname::text AS table_schema, c.relname::text AS table_name,
        c.relkind::text AS table_kind, a.amname::text AS method, i.indisunique AS is_unique, i.indisvalid AND i.indisready AS valid, i.indisclustered AS clustered,
        pg_get_indexdef(i.indexrelid) AS definition, quote_ident(x.relname) AS quoted, pg_get_expr(i.indpred, i.indrelid) AS predicate,
-       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k) AS keys,
-       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_equal
+       CASE WHEN i.indisunique THEN ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k) ELSE '{}' END AS keys,
+       CASE WHEN i.indisunique THEN coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) ELSE false END AS nulls_equal,
+       ARRAY(SELECT ARRAY[a.attnum, a.attstattarget]::int[] FROM pg_attribute a WHERE a.attrelid = i.indexrelid AND a.attstattarget >= 0 ORDER BY a.attnum) AS statistics
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace n ON n.oid = x.relnamespace JOIN pg_am a ON a.oid = x.relam
 JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace
 WHERE n.nspname = ANY(%(schemas)s) AND NOT x.relispartition
@@ -173,7 +191,7 @@ SELECT p.oid::bigint, n.nspname::text AS schema, p.proname::text AS name, oidvec
        pg_get_functiondef(p.oid) AS definition, pg_get_userbyid(p.proowner)::text AS owner, p.pronargdefaults::int AS defaults,
        ARRAY[p.prokind::text, coalesce(pg_get_function_result(p.oid), ''), coalesce(p.proargnames::text, ''), coalesce(p.proargmodes::text, '')] AS signature
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('f', 'p')
+WHERE n.nspname = ANY(%(schemas)s) AND p.prokind IN ('f', 'p', 'w')
   AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i') AND """ + _not_of_extension(
     "pg_proc", "p.oid"
 )
@@ -235,7 +253,9 @@ WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2606, 2620, 3256, 2615)
 
 DEPENDS: LiteralString = """
 SELECT classid::bigint AS class, objid::bigint AS oid, objsubid AS sub, refclassid::bigint AS ref_class, refobjid::bigint AS ref_oid, refobjsubid AS ref_sub, deptype = 'n' AS normal
-FROM pg_depend WHERE objid >= 16384 AND refobjid >= 16384 AND deptype IN ('n', 'a', 'i', 'P', 'S') AND refclassid IN (1259, 1255, 1247, 2606) AND %(schemas)s::text[] IS NOT NULL
+FROM pg_depend WHERE objid >= 16384 AND refobjid >= 16384 AND deptype IN ('n', 'a', 'i', 'P', 'S') AND refclassid IN (1259, 1255, 1247, 2606)
+  AND NOT (deptype = 'i' AND classid IN (1247, 2620)) -- row types and arrays are known with what they belong to, triggers of foreign keys with these
+  AND %(schemas)s::text[] IS NOT NULL
 """
 
 DESCRIBE: LiteralString = """

@@ -24,8 +24,7 @@ def grants(reading: Reading) -> dict[Key, frozenset[Grant]]:
     found: dict[Key, set[Grant]] = {key: set() for key in reading.owners}
     for row in reading.rows(queries.GRANTS):
         key = reading.attached_to(row)
-        # An identity's sequence goes with its column, which knows none of a sequence's privileges.
-        if key is not None and (key.kind is not Kind.COLUMN or row["sub"]):
+        if key is not None:
             found.setdefault(key, set()).add(Grant(row["role"], row["privilege"], row["grantable"]))
     return {key: frozenset(grants) for key, grants in found.items()}
 
@@ -80,15 +79,15 @@ def dependencies(reading: Reading) -> tuple[dict[Key, frozenset[Key]], dict[Key,
             reading.keys[Class.REWRITE, row["oid"], 0] = view
     found: dict[Key, set[Key]] = {}
     strangers: dict[tuple[int, int, int], set[Key]] = {}
-    for row in reading.rows(queries.DEPENDS):
-        place = (row["class"], row["oid"], row["sub"])
-        one = reading.keys.get(place)
-        other = reading.keys.get((row["ref_class"], row["ref_oid"], row["ref_sub"]))
+    keys = reading.keys
+    for row in reading.tuples(queries.DEPENDS):
+        place, normal = row[:3], row[6]
+        one, other = keys.get(place), keys.get(row[3:6])
         if other is None or one == other:
             continue
         if one is not None:
             found.setdefault(one, set()).add(other)
-        elif row["normal"]:
+        elif normal:
             strangers.setdefault(place, set()).add(other)
     return {key: frozenset(needed) for key, needed in found.items()}, _described(reading, strangers)
 
