@@ -17,6 +17,8 @@ def prepare(draft: Draft, because: Key) -> None:
     """Make sure that the schema is there, once per plan."""
     there = QUARANTINE in draft.current.all_schemas
     text = f"CREATE SCHEMA {ident(QUARANTINE)}"
+    if (owner := _owner(draft, "")) is not None:
+        text += f" AUTHORIZATION {ident(owner)}"
     if there or any(statement.sql == text for statement in draft.setting_aside):
         return
     if not draft.current.creates_schemas:
@@ -36,6 +38,21 @@ def free_name(draft: Draft, wanted: str) -> str:
     return name
 
 
+def hand_over(draft: Draft, key: Key, name: str) -> list[Statement]:
+    """What is kept of `key` in the quarantine schema belongs to whom the tables belong, not to a member who made it."""
+    owner = _owner(draft, QUARANTINE)
+    if owner is None:
+        return []
+    text = f"ALTER TABLE {ident(QUARANTINE, name)} OWNER TO {ident(owner)}"
+    return [draft.statement(text, key, f"{QUARANTINE}.{name} belongs to the owner of the other tables")]
+
+
+def _owner(draft: Draft, schema: str) -> str | None:
+    """To whom something new is to be given, None when it is its maker's anyway."""
+    owner = draft.current.maker(Key(Kind.TABLE, schema, ""))
+    return None if owner == draft.current.me else owner
+
+
 def set_aside_column(draft: Draft, key: Key) -> None:
     """Keep a column's values, with the primary key (or whole rows where there is none), before they are changed."""
     prepare(draft, key)
@@ -49,7 +66,7 @@ def set_aside_column(draft: Draft, key: Key) -> None:
         ),
         (),
     )
-    found = draft.current.table(key.table)
+    found = draft.decided.whole.table(key.table)
     names = dict.fromkeys((*identity, key.part)) if identity or found is None else found.columns
     shown = ", ".join(_kept(draft, Key(Kind.COLUMN, key.schema, key.name, name)) for name in names)
     guard = (
@@ -59,13 +76,14 @@ def set_aside_column(draft: Draft, key: Key) -> None:
     draft.setting_aside += [
         draft.statement(f"CREATE TABLE {kept} AS SELECT {shown} FROM {table}", key, f"keep the values of {key}"),
         draft.statement(f"COMMENT ON TABLE {kept} IS {literal(note)}", key, f"what {QUARANTINE}.{name} is"),
+        *hand_over(draft, key, name),
         Guard(guard, key.qualified, f"every row of {key.table} was kept (no row may come back)", reason="rows were not kept"),
     ]  # fmt: skip
 
 
 def _kept(draft: Draft, column: Key) -> str:
     """A column as it is kept: values of the database's own types as text, because those types may change or go."""
-    found, name = draft.current.column(column), ident(column.part)
-    if found is None or not any(one.kind in TYPES for one in draft.current.depends.get(column, ())):
+    found, name = draft.decided.whole.column(column), ident(column.part)
+    if found is None or not any(one.kind in TYPES for one in draft.decided.whole.depends.get(column, ())):
         return name
     return f"CAST({name} AS {'text[]' if found.type.endswith('[]') else 'text'}) AS {name}"

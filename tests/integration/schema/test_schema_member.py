@@ -8,6 +8,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 from archon_align.errors import AlignError
+from archon_align.schema import phase
+from archon_align.schema.decisions import QUARANTINE, Decisions
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from schema_worlds import OWNER, Side, World
@@ -79,6 +81,29 @@ def test_a_new_schema_belongs_to_the_owner_too(
     assert through_member(both).align().status == "changed"
 
     assert owners(world.prod, "only in DEV") == [(OWNER,)]
+
+
+def test_what_is_set_aside_belongs_to_the_owner_too(
+    make_world: Callable[..., World], through_member: Callable[[World], World], sides: tuple[Side, Side]
+) -> None:
+    with psycopg.connect(sides[1].server.dsn(sides[1].database), autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(QUARANTINE)))
+    dev, prod = "CREATE TABLE t (id int PRIMARY KEY, v varchar(1));", FORCED.format(type="text", force="")
+    for name in ("set_aside_1", "set_aside_2"):  # the second finds the schema in place
+        member = through_member(make_world(dev, prod, name))
+        decisions = Decisions.parse({"conversions": {f"{name}.t.v": "left(v, 1)"}})
+
+        outcome = phase.run(member.context(protected=("t",)), phase.Options(credentials=False, decisions=decisions))
+
+        assert outcome.status == "changed", outcome.error
+        assert owners(sides[1], QUARANTINE) == [(OWNER,)]
+    assert (
+        sides[1].value(
+            QUARANTINE,
+            "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema::regnamespace",
+        )
+        == 2
+    )
 
 
 def test_forced_row_level_security_is_aligned_through_the_member(
