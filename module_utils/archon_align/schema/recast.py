@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pglast import ast
 from pglast.parser import parse_sql, scan
 from pglast.visitors import Visitor
@@ -17,21 +19,24 @@ _LIKE_EACH_OTHER = (
     frozenset(("date", "timestamp without time zone", "timestamp with time zone")),
     frozenset(("inet", "cidr")),
 )
+_WITHOUT_ORDER = frozenset(("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"))
 
 
 def choose(draft: Draft, column: Key) -> None:
     """Drop checks that only PROD has, to be put back over the old type; refuse indexes that could not be built over the new."""
-    if not _apart(draft, column):
+    new = draft.desired.column(column)
+    if new is None or not _apart(draft, column):
         return
+    base = split(new.type)[0]
     for key in draft.current.on_table.get(column.table, ()):
         found = draft.current.objects[key]
         if key in draft.desired.objects or column not in draft.current.depends.get(key, ()):
             continue
         if isinstance(found, Constraint) and found.type == "c":
             draft.closure.drop(key, column)
-        elif isinstance(found, Constraint) and found.type == "x":
-            draft.refuse("in_the_way", key, f"only PROD has it, and {column} gets a type of another kind")
-        elif isinstance(found, Index) and not _plain(draft, found):
+        elif (isinstance(found, Index) and not _buildable(draft, found, base)) or (
+            isinstance(found, Constraint) and (found.type == "x" or (found.type in "pu" and base in _WITHOUT_ORDER))
+        ):
             draft.refuse(
                 "in_the_way",
                 key,
@@ -62,13 +67,13 @@ def as_before(draft: Draft, table: Key, statement: str) -> str:
     return statement
 
 
-class _References(Visitor):  # type: ignore[misc] # the package is not typed
+class _References(Visitor):
     """The places of all columns in a statement, and their names."""
 
     def __init__(self) -> None:
         self.found: list[tuple[int, tuple[str, ...]]] = []
 
-    def visit_ColumnRef(self, _ancestors: object, node: ast.ColumnRef) -> None:  # noqa: N802 - named by the package
+    def visit_ColumnRef(self, _ancestors: Any, node: Any) -> None:  # noqa: N802 - named by the package
         if all(isinstance(field, ast.String) for field in node.fields):
             self.found.append((node.location, tuple(field.sval for field in node.fields)))
 
@@ -87,8 +92,10 @@ def _apart(draft: Draft, column: Key) -> bool:
     return len(bases) > 1 and not (len(arrays) == 1 and any(kinds <= alike for alike in _LIKE_EACH_OTHER))
 
 
-def _plain(draft: Draft, index: Index) -> bool:
+def _buildable(draft: Draft, index: Index, base: str) -> bool:
     """Is it over plain columns, by the method and the operators of every type that can be ordered?"""
-    made = parse_sql(draft.writer.create(index)[0])[0].stmt
+    if base in _WITHOUT_ORDER:
+        return False
+    made: Any = parse_sql(draft.writer.create(index)[0])[0].stmt
     elements = all(one.name is not None and not one.opclass and not one.collation for one in made.indexParams)
     return elements and made.accessMethod == "btree" and made.whereClause is None
