@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from .stages import LARGE_TABLE_BYTES, STAGE_TIMEOUT
+
 USAGE = 64
 _EPILOG = """\
 A DSN is a libpq URI or key=value string. To keep a password out of the process list give env:NAME to read the DSN from an
@@ -43,6 +45,8 @@ class Arguments:
     reverse: bool
     connect_timeout: float
     statement_timeout: float
+    stage_timeout: float
+    large_table_mb: int
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,6 +96,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--statement-timeout", type=float, default=300.0, metavar="SECONDS", help="for a single statement (300)"
     )
+    made.add_argument(
+        "--stage-timeout",
+        type=float,
+        default=STAGE_TIMEOUT,
+        metavar="SECONDS",
+        help=f"for a statement of a stage, outside the transaction ({STAGE_TIMEOUT:g})",
+    )
+    made.add_argument(
+        "--large-table-mb",
+        type=int,
+        default=LARGE_TABLE_BYTES >> 20,
+        metavar="MIB",
+        help=f"tables of this size get indexes and constraints in stages ({LARGE_TABLE_BYTES >> 20})",
+    )
     return made
 
 
@@ -128,6 +146,8 @@ def parse(given: Sequence[str]) -> Arguments:
         reverse=found.reverse,
         connect_timeout=found.connect_timeout,
         statement_timeout=found.statement_timeout,
+        stage_timeout=found.stage_timeout,
+        large_table_mb=found.large_table_mb,
     )
 
 

@@ -27,6 +27,7 @@ from .arguments import USAGE, Arguments, WrongUsage, parse, usage_text, wants_js
 from .compare import compare
 from .decisions import VARIABLE, Decisions
 from .model import Catalog, Key, Kind
+from .outside import StageFailed
 from .planfile import bound, load, require_same, source_of
 from .planning import Made
 from .text import as_json, render_sql
@@ -154,8 +155,8 @@ class _Run:
         arguments = self.arguments
         decisions = _decisions(arguments.decisions)
         with ExitStack() as stack:
-            current = stack.enter_context(self._connect("PROD", "--current", arguments.current))
-            desired = stack.enter_context(self._connect("DEV", "--desired", arguments.desired))
+            current = stack.enter_context(self._connect("PROD (--current)", "--current", arguments.current))
+            desired = stack.enter_context(self._connect("DEV (--desired)", "--desired", arguments.desired))
             if same_database(current, desired):
                 raise _same(arguments)
             schemas = self._schemas(current, desired)
@@ -206,6 +207,7 @@ class _Run:
             protected=arguments.protect or None,
             include=arguments.include,
             exclude=arguments.exclude,
+            large_table_bytes=arguments.large_table_mb << 20,
         )
         return Direction(prod.side, dev.side, made, tuple(_empty(dev.catalog, prod.catalog)))
 
@@ -217,7 +219,7 @@ class _Run:
             **made.choices.as_json(),
         }
         sources = {"dev": source_of(dev.session, dev.catalog), "prod": source_of(prod.session, prod.catalog)}
-        plans = {"dev": {"statements": [], "refused": []}, "prod": as_json(made.plan)}
+        plans = {"dev": {"statements": [], "stages": [], "refused": []}, "prod": as_json(made.plan)}
         document = bound(plans, sources, inputs)
         if self.arguments.out is not None:
             run = replace(prod.session.context.run, artifacts=self.arguments.out)
@@ -249,7 +251,13 @@ class _Run:
         try:
             if made.plan.every and not made.refused:
                 self._progress(f"applying {counted(len(made.plan.every), 'statement')}")
-            aligned = api.apply(prod.session, made, desired=dev.session, starting=lambda: begun.append(True))
+            aligned = api.apply(
+                prod.session,
+                made,
+                desired=dev.session,
+                starting=lambda: begun.append(True),
+                stage_timeout=self.arguments.stage_timeout,
+            )
         except DecisionNeeded as error:
             if not made.refused:  # rows came in meanwhile
                 told = Finding(error.code, "error", error.object_name, error.found, error.remedy)
@@ -257,6 +265,10 @@ class _Run:
                 page.add()
                 page.add(for_command(str(error)), "error")
             return Answer(UNDECIDED, {**answer, **_outcome(aligned, made, UNDECIDED)}, page.text)
+        except StageFailed as error:
+            aligned = api.Aligned(True, error.after or made.plan.comparison, tuple(error.proofs))
+            failure = _failed(error, RESUMABLE)
+            return replace(failure, json={**answer, **_outcome(aligned, made, failure.code), **failure.json})
         except AlignError as error:
             undone = begun and error.code not in _BEFORE_ANYTHING
             failure = _failed(error, ROLLED_BACK if undone else ERROR)

@@ -204,11 +204,11 @@ class _Narrowing:
 def _lacking(inside: Comparison, whole: Catalog) -> Iterator[Finding]:
     """Refusals of what would need an object that the scope leaves out and PROD does not have."""
     found: set[tuple[Key, Key]] = set()
-    for difference in inside.differences:
-        key = difference.key
-        found |= {
-            (key, one) for one in _needs(inside.desired, key) if not _has(inside.desired, one) and _has(whole, one)
-        }
+    for key in {difference.key for difference in inside.differences}:
+        for needed in _needs(inside.desired, key):
+            if not _has(inside.desired, needed) and _has(whole, needed):
+                in_table = needed.kind in (Kind.COLUMN, Kind.DEFAULT) and needed.table not in inside.desired.objects
+                found.add((key, needed.table if in_table else needed))
     for key, needed in sorted(found):
         yield Finding(
             "needs_out_of_scope",
