@@ -11,13 +11,16 @@ description:
     search. A good index is left alone.
   - Then proves search through C(match_archon_crawled_pages) and C(match_archon_code_examples), as C(service_role) where the
     session's user may become that role, with vectors of known queries. No result may lack its similarity.
-  - Nothing is undone when the proof fails.
+  - Where vectors of another dimension were rebuilt beside the old ones, first puts them in their place, in one transaction. The
+    new vectors get indexes of the same method and parameters before, the old ones are copied to schema C(archon_quarantine), and
+    no other value changes. Rows that came in meanwhile are embedded first.
+  - Nothing is undone when the proof of search fails.
 attributes:
   check_mode:
     description: Predicts the index statements. Search is proved where embeddings exist, because asking changes nothing.
     support: full
   diff_mode:
-    description: Shows the index statements.
+    description: Shows the index statements, and those by which new vectors take the place of old ones.
     support: full
   idempotent:
     description: A good index is left alone; a second run changes nothing.
@@ -43,9 +46,13 @@ options:
     type: int
     default: 50000
   index_timeout:
-    description: Seconds that a concurrent build may take.
+    description: Seconds that a concurrent build may take, or a statement of the change from old vectors to new ones.
     type: float
     default: 3600.0
+  max_quarantined:
+    description: New vectors do not take the old ones' place when more rows than this cannot be embedded.
+    type: int
+    default: 100
 extends_documentation_fragment: [archon_phase, archon_service]
 author:
   - archon-align maintainers
@@ -76,12 +83,12 @@ seconds:
   type: float
   sample: 0.412
 statements:
-  description: The index statements, the same in both modes.
+  description: The statements, the same in both modes.
   returned: success
   type: list
   elements: str
   sample:
-    - CREATE INDEX "idx_archon_crawled_pages_embedding" ON "public"."archon_crawled_pages" USING hnsw (embedding "public"."vector_cosine_ops")
+    - CREATE INDEX "idx_archon_crawled_pages_embedding" ON "public"."archon_crawled_pages" USING "hnsw" ("embedding" "public"."vector_cosine_ops")
 findings:
   description: What a person should know, each with code, severity, object, message and remedy.
   returned: success
@@ -112,6 +119,10 @@ details:
           recall_at_10: 0.998
           action: replaced
           reason: idx_archon_crawled_pages_embedding has 100 lists for 93 rows, so that most searches look into empty lists
+      kept:
+        - of: public.archon_crawled_pages
+          table: archon_quarantine.archon_crawled_pages__embedding_1536
+          rows: 93
 error:
   description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
   returned: failure
@@ -147,6 +158,7 @@ OWN = {
     "index_min_recall": {"type": "float", "default": 0.95},
     "concurrently_rows": {"type": "int", "default": 50_000},
     "index_timeout": {"type": "float", "default": 3600.0},
+    "max_quarantined": {"type": "int", "default": 100},
 }
 
 

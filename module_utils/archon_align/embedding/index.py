@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from psycopg import sql
@@ -29,11 +29,12 @@ _EPSILON = 1e-6
 _INDEXES = """
 SELECT i.relname AS name, am.amname AS method, x.indisvalid AS valid, x.indpred IS NULL AS whole,
   opc.opcname = 'vector_cosine_ops' AS cosine,
-  (SELECT option_value FROM pg_options_to_table(i.reloptions) WHERE option_name = 'lists') AS lists
+  (SELECT option_value FROM pg_options_to_table(i.reloptions) WHERE option_name = 'lists') AS lists,
+  ocn.nspname AS operators_schema, opc.opcname AS operators, coalesce(i.reloptions, '{}')::text[] AS options, x.indnatts = 1 AS plain
 FROM pg_index x
 JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am am ON am.oid = i.relam
 JOIN pg_class t ON t.oid = x.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace
-JOIN pg_opclass opc ON opc.oid = x.indclass[0]
+JOIN pg_opclass opc ON opc.oid = x.indclass[0] JOIN pg_namespace ocn ON ocn.oid = opc.opcnamespace
 JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[0]
 WHERE n.nspname = %s AND t.relname = %s AND a.attname = %s AND am.amname IN ('ivfflat', 'hnsw')
 ORDER BY i.relname
@@ -42,13 +43,17 @@ ORDER BY i.relname
 
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
-    """An index on the embedding column. `usable` says that Archon's cosine search can use it."""
+    """An index on a column of vectors. `usable` says that Archon's cosine search can use it; `plain`, that it is on all
+    vectors and nothing else; `operators` are its operator class (schema, name), `options` its parameters as `name=value`."""
 
     name: str
     method: str
     valid: bool
     usable: bool
     lists: int | None
+    plain: bool = True
+    operators: tuple[str, str] = ("", "")
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +108,53 @@ def indexes(session: Session, found: EmbeddedTable) -> tuple[VectorIndex, ...]:
             row["valid"],
             row["valid"] and row["whole"] and row["cosine"],
             int(row["lists"] or _DEFAULT_LISTS) if row["method"] == "ivfflat" else None,
+            row["plain"] and row["whole"],
+            (row["operators_schema"], row["operators"]),
+            tuple(row["options"]),
         )
         for row in session.rows(_INDEXES, (found.table.schema, found.table.name, found.column))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The indexes of the old vectors made again for the new ones, in the same method with the same parameters: those there
+    are or will be, and the statements that make what lacks."""
+
+    indexes: tuple[VectorIndex, ...]
+    statements: tuple[Statement, ...]
+
+
+def copies(found: EmbeddedTable, old: Sequence[VectorIndex], state: IndexState, *, concurrently_rows: int) -> Copies:
+    """What of the indexes on the `old` vectors goes over to those in `found`. One with more lists than there are rows does
+    not: it would not find anything."""
+    there = [index for index in state.indexes if index.valid and index.plain]
+    have = [_form(index) for index in there]
+    made: list[VectorIndex] = []
+    statements = []
+    taken = set(state.taken)
+    for one in old:
+        crowded = one.lists is not None and one.lists > state.rows
+        if not (one.valid and one.plain) or crowded or not state.rows or (state.dimensions or 0) > MAX_DIMENSIONS:
+            continue
+        if _form(one) in have:
+            have.remove(_form(one))
+            continue
+        name = next(name for name in names(found) if name not in taken)
+        taken.add(name)
+        made.append(replace(one, name=name))
+        statements.append(_copy(found, made[-1], state.rows > concurrently_rows, state.rows))
+    return Copies((*there, *made), tuple(statements))
+
+
+def _form(index: VectorIndex) -> tuple[object, ...]:
+    return index.method, index.operators, sorted(index.options)
+
+
+def names(found: EmbeddedTable) -> Iterator[str]:
+    """Names for a vector index of `found`, the plainest first, without end."""
+    suffixes = itertools.chain(("", f"_{METHOD}"), (f"_{METHOD}{number}" for number in itertools.count(2)))
+    return (_name(found, suffix) for suffix in suffixes)
 
 
 def measure(session: Session, found: EmbeddedTable, vector: VectorType, rows: int) -> float | None:
@@ -177,9 +226,7 @@ def plan(
     old = [index.name for index in usable]
     # Concurrently, the old index serves searches until the new one is there, so its name stays taken.
     freed = set(leftovers) | (set() if concurrently else set(old))
-    suffixes = itertools.chain(("", f"_{METHOD}"), (f"_{METHOD}{number}" for number in itertools.count(2)))
-    candidates = (_name(found, suffix) for suffix in suffixes)
-    name = next(name for name in candidates if name not in state.taken - freed)
+    name = next(name for name in names(found) if name not in state.taken - freed)
     drop_old = tuple(_drop(found, index, concurrently) for index in old)
     create = _create(found, vector, name, concurrently, state.rows)
     statements = (*drop_leftovers, create, *drop_old) if concurrently else (*drop_leftovers, *drop_old, create)
@@ -204,18 +251,31 @@ def _name(found: EmbeddedTable, suffix: str) -> str:
 
 
 def _create(found: EmbeddedTable, vector: VectorType, name: str, concurrently: bool, rows: int) -> Statement:
-    statement = sql.SQL("CREATE INDEX {concurrently}{name} ON {table} USING {method} ({column} {operators})").format(
+    plainest = VectorIndex(name, METHOD, True, True, None, operators=(vector.schema, "vector_cosine_ops"))
+    return _copy(found, plainest, concurrently, rows)
+
+
+def _copy(found: EmbeddedTable, index: VectorIndex, concurrently: bool, rows: int) -> Statement:
+    options = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, _, value in (option.partition("=") for option in index.options)
+    )
+    statement = sql.SQL(
+        "CREATE INDEX {concurrently}{name} ON {table} USING {method} ({column} {operators}){options}"
+    ).format(
         concurrently=sql.SQL("CONCURRENTLY " if concurrently else ""),
-        name=sql.Identifier(name),
+        name=sql.Identifier(index.name),
         table=found.table.identifier,
-        method=sql.SQL(METHOD),
+        method=sql.Identifier(index.method),
         column=sql.Identifier(found.column),
-        operators=sql.Identifier(vector.schema, "vector_cosine_ops"),
+        operators=sql.Identifier(*index.operators),
+        options=sql.SQL(" WITH ({})").format(options) if index.options else sql.SQL(""),
     )
     return Statement(
         statement.as_string(None),
-        f"{found.table.schema}.{name}",
-        f"index the {rows} vectors of {found.table} for cosine search",
+        f"{found.table.schema}.{index.name}",
+        f"index the {rows} vectors of {found.table} for vector search",
+        ("builds_index",),
         transactional=not concurrently,
     )
 

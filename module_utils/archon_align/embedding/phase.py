@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -14,6 +14,7 @@ from psycopg import sql
 from ..context import Context
 from ..database.failures import server_error
 from ..database.session import Session, open_session
+from ..database.target import Table
 from ..errors import AlignError, LockTimeout, Resumable
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
@@ -81,9 +82,27 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     """
     with open_session(context, context.prod) as session:
         try:
-            return _Rebuild(session, options).run()
+            return fill(session, options).outcome
         except psycopg.Error as error:
             raise server_error(context.prod, error, doing="looking for missing embeddings") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What came of embedding what was missing: the outcome, and by table the ids of the rows that stay without vector."""
+
+    outcome: PhaseOutcome
+    quarantined: Mapping[Table, frozenset[int]]
+
+
+def fill(session: Session, options: Options) -> Filled:
+    """`run` on a session that is open already. Raises AlignError or psycopg.Error."""
+    rebuild = _Rebuild(session, options)
+    outcome = rebuild.run()
+    return Filled(
+        outcome,
+        {one.work.found.table: frozenset(row.id for row in one.quarantined) for one in rebuild.tables},
+    )
 
 
 class _Rebuild:
@@ -99,7 +118,7 @@ class _Rebuild:
         self.introduced = False
 
     def run(self) -> PhaseOutcome:
-        vector, works, findings = survey(self.session, self.options.endpoint.dimensions)
+        vector, works, findings = survey(self.session, self.options.endpoint.dimensions, beside=True)
         self.findings += findings
         self.tables = [_Progress(work) for work in works]
         self.statements = [_shape(work, vector) for work in works if work.missing]

@@ -34,7 +34,8 @@ _BATCHES_PER_READ = 4
 
 
 def rows_without_embedding(session: Session, found: EmbeddedTable, limits: Limits) -> Iterator[Row]:
-    """Every row whose embedding is NULL when its turn comes, in id order, each read once.
+    """Every row whose embedding is NULL when its turn comes, in id order, each read once. Rows that come in after the first
+    are left to another walk: somebody who writes faster than the service embeds is not chased for ever.
 
     Each read is one statement of its own: no transaction stays open while the caller works.
     """
@@ -45,7 +46,7 @@ def rows_without_embedding(session: Session, found: EmbeddedTable, limits: Limit
         " SELECT page.*, pg_catalog.row_number() OVER (ORDER BY page.id) AS position,"
         " pg_catalog.sum({size}) OVER (ORDER BY page.id) AS reach FROM ("
         "  SELECT page.id, {columns} FROM {table} AS page"
-        "  WHERE {vector} IS NULL AND page.id > %s ORDER BY page.id LIMIT %s) AS page) AS page"
+        "  WHERE {vector} IS NULL AND page.id > %s AND page.id <= %s ORDER BY page.id LIMIT %s) AS page) AS page"
         " WHERE page.position = 1 OR page.reach <= %s ORDER BY page.id"
     ).format(
         columns=sql.SQL(", ").join(columns),
@@ -57,7 +58,8 @@ def rows_without_embedding(session: Session, found: EmbeddedTable, limits: Limit
     )
     bound = limits.texts * _BATCHES_PER_READ, limits.characters * _BATCHES_PER_READ
     last = -(2**63)
-    while page := session.rows(query, (last, *bound)):
+    end = session.value(sql.SQL("SELECT coalesce(max(id), 0) FROM {}").format(found.table.identifier))
+    while page := session.rows(query, (last, end, *bound)):
         for row in page:
             values = [row[name] for name in found.kind.columns]
             yield Row(row["id"], found.kind.text(values), row["text_hash"], row["blank"])

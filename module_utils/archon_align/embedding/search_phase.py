@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -13,29 +13,33 @@ from psycopg import sql
 
 from ..context import Context
 from ..database.failures import server_error
-from ..database.run_lock import require_own_lock
 from ..database.session import Session, open_session
-from ..database.transaction import LockMode, protected_transaction
-from ..errors import AlignError
+from ..errors import AlignError, Resumable
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..plan import Statement
 from ..preservation.proof import Proof as Preservation
 from . import index
+from .building import build
 from .client import EmbeddingClient
 from .endpoint import Endpoint
 from .failures import SearchBroken
-from .kinds import KINDS
+from .kinds import COLUMN, KINDS
+from .phase import Options as Rebuild
+from .phase import fill
 from .quarantine import PatientClient
 from .search import RESULTS, Proof, Query, prove, read_queries, sampled_queries
+from .swap import swap_in
 from .tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
+from .work import foreseen
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """`min_recall` is demanded of a query file's queries (and announced for sampled ones), `index_min_recall` of the
     index. Tables with more than `concurrently_rows` vectors are indexed without blocking writers; one such index may
-    take `index_timeout` seconds.
+    take `index_timeout` seconds, and so may a statement of the change from old vectors to new ones. At most `max_quarantined` rows may be
+    without vector when they change.
     """
 
     endpoint: Endpoint
@@ -44,12 +48,14 @@ class Options:
     index_min_recall: float = 0.95
     concurrently_rows: int = 50_000
     index_timeout: float = 3600.0
+    max_quarantined: int = 100
     pauses: tuple[float, ...] = (0.5, 2.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A table that can be searched, with its rows and how many of them have no vector though they have content."""
+    """A table that can be searched, or will be once the vectors gathered in it are in their place: its rows, and how many of
+    them have no vector though they have content."""
 
     found: EmbeddedTable
     rows: int
@@ -82,6 +88,7 @@ class _Search:
         self.statements: list[Statement] = []
         self.preserved: list[Preservation] = []
         self.indexes: dict[str, dict[str, Any]] = {}
+        self.kept: list[dict[str, Any]] = []
         self.executed = False
 
     def run(self) -> PhaseOutcome:
@@ -94,8 +101,17 @@ class _Search:
             return self._outcome("drift")
         vector.register(self.session)
         loaded = self._loaded(vector)
-        for table in loaded:
-            self._index(table, vector)
+        try:
+            for table in loaded:
+                built = self._index(table, vector)
+                if table.found.beside:
+                    self._swap_in(table, vector, built)
+        except AlignError as stopped:
+            if not self.executed:
+                raise
+            return self._outcome("resumable" if isinstance(stopped, Resumable) else "failed", None, stopped)
+        if self.kept and not self.context.check:
+            loaded = self._loaded(vector)
         changed = bool(self.statements)
         status: Status = "aligned" if not changed else "drift" if self.context.check else "changed"
         error, proof = self._prove(loaded)
@@ -104,10 +120,13 @@ class _Search:
     def _loaded(self, vector: VectorType) -> list[_Loaded]:
         tables = []
         for kind in KINDS:
-            found = find_table(self.session, kind, vector)
+            found = find_table(self.session, kind, vector, self.options.endpoint.dimensions)
             if found is None:
                 continue
-            if found.missing_columns:
+            if self.context.check:
+                found = foreseen(self.session, found, self.options.endpoint.dimensions)
+            there = found.column not in found.missing_columns
+            if found.missing_columns and (there or not found.beside):
                 if not self.context.check:
                     raise AlignError(
                         "A table lacks columns that search needs.",
@@ -121,20 +140,24 @@ class _Search:
                 continue
             row = self.session.row(
                 sql.SQL(
-                    "SELECT count(*) AS total, count(embedding) AS vectors,"
-                    " count(*) FILTER (WHERE embedding IS NULL AND NOT ({blank})) AS pending FROM {table} AS page"
-                ).format(blank=found.blank, table=found.table.identifier)
+                    "SELECT count(*) AS total, count({vector}) AS vectors,"
+                    " count(*) FILTER (WHERE {vector} IS NULL AND NOT ({blank})) AS pending FROM {table} AS page"
+                ).format(vector=found.vector if there else sql.NULL, blank=found.blank, table=found.table.identifier)
             )
             assert row is not None  # an aggregate always yields a row
             tables.append(_Loaded(found, row["total"], row["vectors"], row["pending"]))
         return tables
 
-    def _index(self, table: _Loaded, vector: VectorType) -> None:
+    def _index(self, table: _Loaded, vector: VectorType) -> list[str]:
+        """See to the table's index; the names of the vector indexes that it has then."""
         found = table.found
         # In check mode the rows that the rebuild will fill are counted as if it had.
         rows = table.vectors + (table.pending if self.context.check else 0)
+        there = self._copy_indexes(found, rows) if found.beside else None
         recall = self._recall(table, vector)
         state = index.inspect(self.session, found, rows, recall)
+        if there is not None and self.context.check:
+            state = replace(state, indexes=there, taken=state.taken | {one.name for one in there})
         plan = index.plan(
             found,
             vector,
@@ -148,7 +171,7 @@ class _Search:
                 "search_index_impossible", "warning", str(found.table), plan.reason, "Search works without, but scans."
             )
         if plan.statements and not self.context.check:
-            self._build(found, plan)
+            self._build(found, plan.statements, plan.drops)
             recall = self._recall(table, vector)
             if recall is not None and recall < self.options.index_min_recall:
                 self._finding(
@@ -158,64 +181,70 @@ class _Search:
                     f"The new index has recall@{index.NEIGHBOURS} {recall:.2f}, below {self.options.index_min_recall:.2f}.",
                     "Raise hnsw.ef_search for Archon's role (ALTER ROLE … SET hnsw.ef_search).",
                 )
-        usable = [one for one in index.indexes(self.session, found) if one.usable]
+        now = index.indexes(self.session, found)
+        usable = [one for one in now if one.usable]
         self.indexes[str(found.table)] = {
             "method": usable[0].method if usable else None,
             "recall_at_10": recall,
             "action": plan.action,
             "reason": plan.reason,
         }
+        if self.context.check:
+            return [*(one.name for one in state.indexes), *([plan.creates] if plan.creates else [])]
+        return [one.name for one in now if one.plain]
+
+    def _copy_indexes(self, found: EmbeddedTable, rows: int) -> tuple[index.VectorIndex, ...]:
+        """The indexes of the old vectors, made again for the new ones."""
+        state = index.inspect(self.session, found, rows, None)
+        old = index.indexes(self.session, replace(found, column=COLUMN))
+        copies = index.copies(found, old, state, concurrently_rows=self.options.concurrently_rows)
+        self.statements += copies.statements
+        if copies.statements and not self.context.check:
+            self._build(found, copies.statements, drops=False)
+        return copies.indexes
 
     def _recall(self, table: _Loaded, vector: VectorType) -> float | None:
-        usable = any(one.usable for one in index.indexes(self.session, table.found))
-        if not usable or not table.vectors or (self.context.check and table.pending):
+        if not table.vectors or (self.context.check and table.pending):
             return None
-        return index.measure(self.session, table.found, vector, table.vectors)
+        usable = any(one.usable for one in index.indexes(self.session, table.found))
+        return index.measure(self.session, table.found, vector, table.vectors) if usable else None
 
-    def _build(self, found: EmbeddedTable, plan: index.IndexPlan) -> None:
+    def _build(self, found: EmbeddedTable, statements: Sequence[Statement], drops: bool) -> None:
         self.executed = True
-        if all(statement.transactional for statement in plan.statements):
-            mode = LockMode.ALTER if plan.drops else LockMode.WRITE
+        self.preserved += build(self.session, found, statements, drops=drops, timeout=self.options.index_timeout)
 
-            def act() -> None:
-                for statement in plan.statements:
-                    self.session.apply(statement)
-
-            _, proofs = protected_transaction(self.session, act, locks={found.table: mode})
-            self.preserved += proofs
-            return
-        # A stage of its own: CREATE INDEX CONCURRENTLY cannot run in a transaction, and it waits for old transactions.
-        self._set_timeouts(self.options.index_timeout, self.options.index_timeout)
-        try:
-            for statement in plan.statements:
-                require_own_lock(self.session)
-                self.session.progress(f"index {found.table.name}")
-                self.session.apply(statement)
-        except psycopg.Error as error:
-            failed = server_error(self.context.prod, error, doing=f"changing the index of {found.table} concurrently")
-            failed.remedy += self._remove_leftover(found, plan.creates)
-            raise failed from error
-        self._set_timeouts(self.context.lock_timeout, self.context.statement_timeout)
-
-    def _set_timeouts(self, lock: float, statement: float) -> None:
-        self.session.rows(
-            "SELECT pg_catalog.set_config('lock_timeout', %s, false), pg_catalog.set_config('statement_timeout', %s, false)",
-            (f"{lock * 1000:.0f}ms", f"{statement * 1000:.0f}ms"),
+    def _swap_in(self, table: _Loaded, vector: VectorType, built: Sequence[str]) -> None:
+        found = table.found
+        swapped = swap_in(
+            self.session,
+            found,
+            vector,
+            built=built,
+            fill=lambda: self._fill(found),
+            timeout=self.options.index_timeout,
         )
+        self.executed = not self.context.check
+        self.statements += swapped.statements
+        self.preserved += swapped.proofs
+        self.findings += swapped.findings
+        self.kept.append({"of": str(found.table), "table": str(swapped.kept), "rows": swapped.rows})
+        if swapped.late:
+            self._fill(replace(found, column=COLUMN))
 
-    def _remove_leftover(self, found: EmbeddedTable, name: str) -> str:
-        """Drop the invalid index that a failed concurrent build leaves; what to say when that fails too."""
-        try:
-            if any(one.name == name and not one.valid for one in index.indexes(self.session, found)):
-                self.session.execute(
-                    sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(found.table.schema, name))
-                )
-        except psycopg.Error:
-            return f" An unfinished index {found.table.schema}.{name} may remain; the next run drops it."
-        return ""
+    def _fill(self, found: EmbeddedTable) -> frozenset[int]:
+        """Embed the rows that came in since the rebuild; the ids of those that the service refuses."""
+        filled = fill(self.session, Rebuild(self.options.endpoint, max_quarantined=self.options.max_quarantined))
+        self.findings += filled.outcome.findings
+        self.executed = self.executed or filled.outcome.changed
+        if filled.outcome.error is not None:
+            raise filled.outcome.error
+        return filled.quarantined.get(found.table, frozenset())
 
     def _prove(self, loaded: Sequence[_Loaded]) -> tuple[AlignError | None, Proof | None]:
         filled = [table for table in loaded if table.vectors]
+        if self.context.check and (beside := [table for table in loaded if table.found.beside]):
+            self._postponed(str(beside[0].found.table), "the new vectors are not in their place yet")
+            return None, None
         if self.context.check and any(table.pending for table in loaded):
             pending = sum(table.pending for table in loaded)
             self._postponed("vector search", f"{pending} rows have no embedding yet")
@@ -323,6 +352,7 @@ class _Search:
                     "missed": list(proof.missed[:20]) if proof else [],
                     "role": proof.role if proof else "",
                     "index": self.indexes,
+                    "kept": self.kept,
                 }
             },
             error=error,

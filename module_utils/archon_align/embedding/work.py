@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
-from ..database.session import Session
+from ..database.session import Session, open_session
 from ..errors import AlignError
 from ..findings import Finding
-from .kinds import KINDS, Kind
+from ..preservation.fingerprint import columns_of
+from ..schema.vectors import free_name
+from .kinds import COLUMN, KINDS, Kind
 from .tables import EmbeddedTable, VectorType, find_table, vector_type
 
 BLANK = "its content is blank"
@@ -24,10 +26,13 @@ class Work:
     blank: int
 
 
-def survey(session: Session, dimensions: int) -> tuple[VectorType | None, list[Work], list[Finding]]:
+def survey(
+    session: Session, dimensions: int, *, beside: bool = False
+) -> tuple[VectorType | None, list[Work], list[Finding]]:
     """pgvector, the work per table, and findings.
 
-    Outside check mode raises AlignError for whatever the schema phase should have created; in check mode that is a
+    With `beside` the work is on the columns that the schema phase has put beside those of another dimension (in check
+    mode also where it will), else on those that Archon reads. Outside check mode raises AlignError for whatever the schema phase should have created; in check mode that is a
     finding, and every row counts.
     """
     check = session.context.check
@@ -41,7 +46,7 @@ def survey(session: Session, dimensions: int) -> tuple[VectorType | None, list[W
         findings.append(Finding(error.code, "info", error.object_name, error.what, error.remedy))
     works = []
     for kind in KINDS:
-        found = find_table(session, kind, vector)
+        found = find_table(session, kind, vector, dimensions if beside else None)
         if found is None:
             findings.append(_absent(session, kind))
             continue
@@ -58,6 +63,8 @@ def survey(session: Session, dimensions: int) -> tuple[VectorType | None, list[W
                     problem.remedy,
                 )
             )
+            if beside:
+                found = foreseen(session, found, dimensions)
         works.append(_count(session, found))
     if not works and not check:
         raise AlignError(
@@ -105,6 +112,23 @@ def _obstacle(session: Session, found: EmbeddedTable, dimensions: int) -> AlignE
             code="embedding_column_dimension",
         )
     return None
+
+
+def foreseen(session: Session, found: EmbeddedTable, dimensions: int) -> EmbeddedTable:
+    """`found` as the schema phase will leave it in a run: beside vectors of another dimension there will be a column."""
+    context = session.context
+    if found.missing_columns or found.dimensions in (None, dimensions) or found.table in context.protected:
+        return found
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} AS page WHERE {} IS NOT NULL)")
+    if not session.value(query.format(found.table.identifier, found.vector)):
+        return found
+    with open_session(context, context.dev, read_only=True) as dev:
+        wanted = find_table(dev, found.kind, vector_type(dev))
+        if wanted is None or wanted.dimensions != dimensions:
+            return found
+        taken = {*columns_of(dev, wanted.table), *columns_of(session, found.table)}
+    name = free_name(COLUMN, taken)
+    return replace(found, column=name, missing_columns=(name,), dimensions=dimensions)
 
 
 def _count(session: Session, found: EmbeddedTable) -> Work:

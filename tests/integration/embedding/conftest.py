@@ -9,20 +9,11 @@ import pytest
 from archon_align.context import Context
 from archon_align.embedding.endpoint import Endpoint
 from archon_align.embedding.phase import Options
+from embedding_rows import TABLES
 
 from lab.embedding_service import RunningService, serve
 
 MODEL = "nomic-embed-text"
-TABLES = """
-CREATE TABLE archon_crawled_pages (
-  id bigserial PRIMARY KEY, url varchar NOT NULL, chunk_number integer NOT NULL, content text NOT NULL,
-  metadata jsonb NOT NULL DEFAULT '{{}}', source_id text NOT NULL DEFAULT 'src', embedding {schema}.vector({dimensions}),
-  created_at timestamptz NOT NULL DEFAULT now(), UNIQUE (url, chunk_number));
-CREATE TABLE archon_code_examples (
-  id bigserial PRIMARY KEY, url varchar NOT NULL, chunk_number integer NOT NULL, content text NOT NULL,
-  summary text NOT NULL, metadata jsonb NOT NULL DEFAULT '{{}}', source_id text NOT NULL DEFAULT 'src',
-  embedding {schema}.vector({dimensions}), created_at timestamptz NOT NULL DEFAULT now(), UNIQUE (url, chunk_number));
-"""
 SUBJECTS = ("violins", "volcanoes", "compilers", "bread", "glaciers", "chess", "bees", "sailing", "vaccines", "bridges")
 PAGES = [
     f"Page {n} is about {SUBJECTS[n % 10]} number {n}, with {SUBJECTS[(n // 10) % 10]} in passing. It closes with {'x' * (n % 7)}."

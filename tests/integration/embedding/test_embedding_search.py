@@ -15,23 +15,12 @@ from archon_align.embedding import phase, search_phase
 from archon_align.embedding.phase import Options
 from archon_align.embedding.search import middle_sentence
 from archon_align.errors import AlignError
+from embedding_rows import FUNCTION, GRANTS
 
 IVFFLAT = (
     "CREATE INDEX idx_archon_crawled_pages_embedding ON archon_crawled_pages"
     " USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)"
 )
-FUNCTION = """
-CREATE FUNCTION match_{table} (query_embedding vector, match_count int DEFAULT 10, filter jsonb DEFAULT '{{}}', source_filter text DEFAULT NULL)
-RETURNS TABLE (id bigint, url varchar, chunk_number int, content text, metadata jsonb, source_id text, similarity float)
-LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-BEGIN
-  RETURN QUERY SELECT id, url, chunk_number, content, metadata, source_id, 1 - (embedding <=> query_embedding) AS similarity
-  FROM {table} WHERE metadata @> filter AND (source_filter IS NULL OR source_id = source_filter)
-  ORDER BY embedding <=> query_embedding LIMIT match_count;
-END $$;
-"""
-GRANTS = "GRANT USAGE ON SCHEMA public TO service_role; GRANT ALL ON ALL TABLES IN SCHEMA public TO service_role;"
 PAGES, EXAMPLES = "public.archon_crawled_pages", "public.archon_code_examples"
 
 
