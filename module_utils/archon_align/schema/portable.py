@@ -13,6 +13,8 @@ from pglast.parser import ParseError
 # Private-use characters cannot occur in what PostgreSQL deparses unless somebody put them into an identifier on purpose.
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _MARK = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
+# Fields of a parse tree that say where something stood in the text.
+_POSITIONS = ("location", "list_start", "list_end", "stmt_len")
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 # String literals and comments are skipped whole; then schema-qualified names, and operators as OPERATOR(schema.op).
 _TOKENS = re.compile(
@@ -95,10 +97,12 @@ def _tree(text: str) -> str | None:
 
 def _single_relation(node: ast.SelectStmt) -> str | None:
     sources = node.fromClause or ()
-    if len(sources) == 1 and isinstance(sources[0], ast.RangeVar):
-        source = sources[0]
-        return str(source.alias.aliasname if source.alias else source.relname)
-    return None
+    if len(sources) != 1 or not isinstance(sources[0], (ast.RangeVar, ast.RangeSubselect, ast.RangeFunction)):
+        return None
+    source = sources[0]
+    if source.alias is not None:
+        return str(source.alias.aliasname)
+    return str(source.relname) if isinstance(source, ast.RangeVar) else None
 
 
 def _plain(node: Any, prefix: str | None) -> Any:
@@ -117,7 +121,7 @@ def _plain(node: Any, prefix: str | None) -> Any:
     if isinstance(node, ast.Node):
         return (
             type(node).__name__,
-            *((name, _plain(getattr(node, name), prefix)) for name in node if "location" not in name),
+            *((name, _plain(getattr(node, name), prefix)) for name in node if not name.endswith(_POSITIONS)),
         )
     if isinstance(node, (tuple, list)):
         return tuple(_plain(item, prefix) for item in node)

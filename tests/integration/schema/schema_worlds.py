@@ -44,8 +44,8 @@ def prepare(server: EmbeddedServer) -> None:
             admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(OWNER)))
 
 
-def make_database(server: EmbeddedServer, name: str, *, extension_schema: str = "public") -> str:
-    """An empty database of the ordinary owner, with pgvector in `extension_schema`; its DSN."""
+def make_database(server: EmbeddedServer, name: str, *, extension_schema: str = "public", vector: bool = True) -> str:
+    """An empty database of the ordinary owner, with pgvector (unless not `vector`) in `extension_schema`; its DSN."""
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER)))
@@ -53,7 +53,8 @@ def make_database(server: EmbeddedServer, name: str, *, extension_schema: str = 
         if extension_schema != "public":
             admin.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(extension_schema)))
             admin.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO PUBLIC").format(sql.Identifier(extension_schema)))
-        admin.execute(sql.SQL("CREATE EXTENSION vector SCHEMA {}").format(sql.Identifier(extension_schema)))
+        if vector:
+            admin.execute(sql.SQL("CREATE EXTENSION vector SCHEMA {}").format(sql.Identifier(extension_schema)))
         admin.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(OWNER)))
         admin.execute("CREATE SCHEMA auth")
         admin.execute(
