@@ -20,7 +20,7 @@ class Closure:
     def __init__(self, current: Catalog) -> None:
         self.current = current
         self.dropped: set[Key] = set()
-        self.emptied: set[Key] = set()
+        self.recomputed: set[Key] = set()
         self.refused: dict[Key, str] = {}
 
     def drop(self, key: Key, because: Key | None = None) -> None:
@@ -52,9 +52,12 @@ class Closure:
                 if not (one.kind is Kind.COLUMN and dependent.kind is Kind.DEFAULT and dependent.part == one.part)
             ]
 
-    def drop_empty(self, column: Key) -> None:
-        """Drop a column that holds nothing but NULL (a guard makes sure), and whatever depends on it, to make it anew."""
-        self.emptied.add(column)
+    def drop_recomputed(self, column: Key) -> None:
+        """Drop a column that holds nothing but what it will compute (a guard makes sure), and whatever depends on it."""
+        if len(self.with_children(column)) > 1 or self.current.parents_of(column):
+            self.refused[column] = "it is inherited, and would have to be dropped with all its kin"
+            return
+        self.recomputed.add(column)
         self.dropped.add(column)
         for dependent in sorted(self.current.dependents.get(column, ())):
             if not (dependent.kind is Kind.DEFAULT and dependent.part == column.part):
@@ -117,7 +120,7 @@ class Closure:
 
     def drop_text(self, key: Key, writer: Writer) -> str:
         if key.kind is Kind.COLUMN:
-            if not (self._generated(key) or key in self.emptied):
+            if not (self._generated(key) or key in self.recomputed):
                 raise AssertionError(f"{key} bears data and is never dropped")
             return f"ALTER TABLE {writer.name(key.table)} DROP COLUMN {ident(key.part)}"
         return writer.drop(key)

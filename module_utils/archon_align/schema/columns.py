@@ -8,7 +8,7 @@ from ..database.transaction import LockMode
 from ..plan import Statement
 from . import recast, stages
 from .compare import Difference
-from .conversion import Conversion, conversion, way_back, way_there
+from .conversion import Conversion, conversion, replaced, way_back, way_there
 from .ddl import COMPRESSION, STORAGE, ident, literal, storage_options
 from .draft import DECIDE, Draft
 from .evidence import misfits
@@ -28,6 +28,8 @@ def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
     assert old is not None
     if old.generated and new.generated and aspects & {"type", "collation", "generated", "default"}:
         draft.closure.drop(key)  # its values are computed, and will be again
+    elif old.generated == "v" and not new.generated:
+        draft.closure.drop(key)  # to be computed once more, and stored
     elif new.generated and not old.generated:
         answer = draft.evidence.against(key, "generated")
         if answer is not None:
@@ -35,7 +37,7 @@ def choose(draft: Draft, key: Key, aspects: set[str]) -> None:
                 "values_would_be_replaced", key, f"DEV computes this column, PROD stores values in it: {answer.text}"
             )
         else:
-            draft.closure.drop_empty(key)
+            draft.closure.drop_recomputed(key)
     elif aspects & {"type", "collation"}:
         draft.closure.retype(key)
         recast.choose(draft, key)
@@ -51,9 +53,7 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     made: list[Statement] = []
     if old.identity and not new.identity:
         made += _leave_identity(draft, old, new)
-    if old.generated == "v" and not new.generated:
-        draft.refuse("values_not_stored", key, "DEV stores this column, PROD computes it and has stored nothing")
-    elif old.generated and not new.generated:
+    if old.generated and not new.generated:
         made.append(_alter(draft, key, "DROP EXPRESSION", "keeps the computed values"))
     if aspects.keys() & {"type", "collation"}:
         made += _retype(draft, old, new, aspects)
@@ -77,10 +77,12 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     return made
 
 
-def guard_empty(draft: Draft, key: Key) -> Statement:
-    """The query that must find no value in a column that is dropped to become a computed one."""
-    query = misfits(key.table, f"{ident(key.part)} IS NOT NULL", draft.current)
-    summary = f"{key} holds no value (no row may come back)"
+def guard_recomputed(draft: Draft, key: Key) -> Statement:
+    """The query that must find no value besides the computed one in a column that is dropped to become a computed one."""
+    new = draft.desired.column(key)
+    assert new is not None
+    query = misfits(key.table, replaced(new, draft.desired, draft.current), draft.current)
+    summary = f"{key} holds no value that is not computed (no row may come back)"
     return draft.guard(query, key, summary, "stored values would be replaced")
 
 

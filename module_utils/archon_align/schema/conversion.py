@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .ddl import Writer, ident, literal
-from .model import Catalog, Column, Domain, Enum, Kind
+from .model import Catalog, Column, Domain, Enum, Key, Kind
 from .portable import extensions_in
 from .vectors import changes_dimensions
 from .vectors import misfit as vectors_misfit
@@ -117,6 +117,22 @@ def way_there(old: Column, new: Column, current: Catalog) -> str:
 def way_back(old: Column, new: Column, current: Catalog) -> str:
     """The expression that turns a value of `new` into the one of `old` that it was: by it the change is proved."""
     return _cast(current, new, old, ident(new.key.part), Writer(current.extension_schemas))
+
+
+def replaced(new: Column, desired: Catalog, current: Catalog) -> str:
+    """A condition that is true where computing the column as `new` would replace a stored value by another."""
+    column = ident(new.key.part)
+    stored = f"{column} IS NOT NULL"
+    for key in desired.depends.get(Key(Kind.DEFAULT, *new.key[1:]), frozenset()) - {new.key}:
+        one, other = desired.column(key), current.column(key)
+        same = one.type == other.type if one and other else desired.objects.get(key) == current.objects.get(key)
+        if not same:  # what the expression needs is not there yet
+            return stored
+    if _is_unknown(current, desired, new):
+        return stored
+    writer = Writer(current.extension_schemas)
+    computed = f"CAST(({writer.text(new.default or '')}) AS {writer.text(new.type)})"
+    return f"{stored} AND {_differs(f'CAST({column} AS text)', f'CAST({computed} AS text)')}"
 
 
 def domain_refuses(domain: Domain, value: str, writer: Writer) -> str | None:

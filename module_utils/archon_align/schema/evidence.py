@@ -17,7 +17,7 @@ from psycopg import sql
 from ..database.failures import server_error
 from ..database.session import Session
 from .compare import MISSING, Comparison, Difference
-from .conversion import conversion, domain_refuses, type_of
+from .conversion import conversion, domain_refuses, replaced, type_of
 from .ddl import Writer, ident
 from .decided import Decided
 from .future import Future
@@ -183,7 +183,8 @@ class _Asker:
                 yield self._misfits(key, aspect, found.misfit, found.reason)
                 yield from self._collapsing(key)
         elif aspect == "generated" and old is not None and new.generated and not old.generated:
-            yield self._misfits(key, aspect, f"{ident(key.part)} IS NOT NULL", "stored values would be replaced")
+            lost = replaced(new, self.desired, self.current)
+            yield self._misfits(key, aspect, lost, "stored values would be replaced")
 
     def _misfits(self, key: Key, aspect: str, condition: str, reason: str, *, decided: bool = False) -> Question:
         text = misfits(key.table, condition, self.current, self.decided.source(key.table))

@@ -247,8 +247,18 @@ def attach(draft: Draft, node: Node, key: Key, source: Catalog, again: bool) -> 
     wanted = known_grants(draft, source, key)
     if again:
         wanted |= known_grants(draft, draft.current, key)
-    wanted = frozenset(grant for grant in wanted if (key, grant.role) not in draft.desired.forbidden)
+    wanted = frozenset(
+        grant
+        for grant in wanted
+        if (key, grant.role) not in draft.desired.forbidden and not _withheld(draft, key, grant)
+    )
     _grant(draft, node, key, wanted, _granted_when_new(draft.current, key, _both_know_maintain(draft)))
+
+
+def _withheld(draft: Draft, key: Key, grant: Grant) -> bool:
+    """Is it a grant that DEV has taken away?"""
+    found = draft.aspects.get(key, {}).get(f"grant {grant.privilege} to {grant.role}")
+    return found is not None and not found.desired
 
 
 def _granted_when_new(current: Catalog, key: Key, knows_maintain: bool) -> frozenset[Grant]:

@@ -6,6 +6,7 @@ dropped and put back with options, owner, grants and comment. What a machine mus
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -116,7 +117,7 @@ def _attempt(draft: Draft) -> SchemaPlan:
     for key, aspects in draft.aspects.items():
         if key not in draft.closure.dropped:
             _provide(draft, key, aspects)
-    dropping = [columns.guard_empty(draft, key) for key in sorted(draft.closure.emptied)]
+    dropping = [columns.guard_recomputed(draft, key) for key in sorted(draft.closure.recomputed)]
     for key in draft.closure.order():
         draft.lock_tables_of(key, LockMode.ALTER)
         text = draft.closure.drop_text(key, draft.writer)
@@ -225,9 +226,14 @@ def _put_back(draft: Draft, key: Key) -> None:
     """Make a dropped object again: as DEV has it or, when only PROD has it, as it was."""
     if key.kind is Kind.COLUMN:
         source = draft.desired if draft.desired.column(key) is not None else draft.current
-        column = source.column(key)
+        column, found_column = source.column(key), draft.current.column(key)
         assert column is not None
-        make(draft, column, source)
+        if found_column is not None and found_column.generated == "v" and not column.generated:
+            # Made as a stored one, it keeps its computed values when its expression goes.
+            make(draft, dataclasses.replace(found_column, generated="s"), source)
+            draft.node(key, source).statements += columns.change(draft, key, draft.aspects[key])
+        else:
+            make(draft, column, source)
         return
     if key.kind is Kind.DEFAULT:
         owner = Key(Kind.COLUMN, key.schema, key.name, key.part)
