@@ -26,6 +26,7 @@ from .answer import Direction, Page, Side, aligned_json, counted, for_command, l
 from .arguments import USAGE, Arguments, WrongUsage, parse, usage_text, wants_json
 from .compare import compare
 from .decisions import VARIABLE, Decisions
+from .inspect import inspect_both
 from .model import Catalog, Key, Kind
 from .outside import StageFailed
 from .planfile import bound, load, require_same, source_of
@@ -161,7 +162,7 @@ class _Run:
                 raise _same(arguments)
             schemas = self._schemas(current, desired)
             self._progress("reading both catalogues")
-            here, there = api.inspect(current, schemas), api.inspect(desired, schemas)
+            here, there = inspect_both(current, desired, schemas)
             _require_somewhere(schemas, here, there)
             prod, dev = _Read(current, here, "--current"), _Read(desired, there, "--desired")
             if arguments.reverse:

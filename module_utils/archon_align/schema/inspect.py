@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
@@ -51,6 +52,13 @@ def inspect(session: Session, schemas: Sequence[str]) -> Catalog:
         return _Reader(session, tuple(schemas)).catalog()
     except psycopg.Error as error:
         raise server_error(session.target, error, doing="reading the system catalogues") from error
+
+
+def inspect_both(one: Session, other: Session, schemas: Sequence[str]) -> tuple[Catalog, Catalog]:
+    """The structure of two databases, read at the same time: their servers work while the other's answers are put together."""
+    with ThreadPoolExecutor(1) as second:
+        pending = second.submit(inspect, other, schemas)
+        return inspect(one, schemas), pending.result()
 
 
 class _Reader(Reading):

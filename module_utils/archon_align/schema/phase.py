@@ -23,7 +23,7 @@ from .bodies import compile_error
 from .compare import Comparison
 from .credentials import with_credentials
 from .decisions import Decisions
-from .inspect import inspect
+from .inspect import inspect, inspect_both
 from .model import Catalog, Key, Kind
 from .outside import StageFailed
 from .planfile import bound, load, require_same, source_of
@@ -94,7 +94,7 @@ def _read(session: Session) -> Catalog:
 
 
 def _planned(dev: Session, prod: Session, options: Options) -> Planned:
-    model, current = _read(dev), _read(prod)
+    model, current = inspect_both(dev, prod, prod.context.schemas)
     wanted = desired(model, options)
     protected, choices = protected_keys(prod.context), options.choices()
     on_dev = make_plan(dev, wanted, model, protected=protected, choices=replace(choices, decisions=Decisions()))

@@ -80,9 +80,9 @@ def dependencies(reading: Reading) -> tuple[dict[Key, frozenset[Key]], dict[Key,
     found: dict[Key, set[Key]] = {}
     strangers: dict[tuple[int, int, int], set[Key]] = {}
     keys = reading.keys
-    for row in reading.tuples(queries.DEPENDS):
-        place, normal = row[:3], row[6]
-        one, other = keys.get(place), keys.get(row[3:6])
+    for line in reading.tuples(queries.DEPENDS):
+        place, normal = line[:3], line[6]
+        one, other = keys.get(place), keys.get(line[3:6])
         if other is None or one == other:
             continue
         if one is not None:

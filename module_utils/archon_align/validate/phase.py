@@ -19,7 +19,7 @@ from ..report.assemble import is_phase
 from ..report.files import snapshot, write_snapshot
 from ..report.protected import Observation, proofs_of, protected_section
 from ..schema.compare import compare
-from ..schema.inspect import inspect
+from ..schema.inspect import inspect_both
 from ..settings import phase as settings_phase
 from ..templates import phase as templates_phase
 from .criteria import Criterion, Facts, Rehearsal, Schemas, judge
@@ -111,7 +111,7 @@ def _schemas(look: Context, prod: Session) -> Schemas:
     """The catalogues of both, each in one snapshot. The vector index is not compared: it is the embeddings phase's."""
     try:
         with open_session(look, look.dev) as dev, dev.transaction(_SNAPSHOT), prod.transaction(_SNAPSHOT):
-            found = compare(inspect(dev, look.schemas), inspect(prod, look.schemas), vector_indexes=False)
+            found = compare(*inspect_both(dev, prod, look.schemas), vector_indexes=False)
     except AlignError as error:
         return Schemas(problem=error)
     return Schemas(tuple(map(str, found.differences)), found.only_in_prod)
