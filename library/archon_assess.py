@@ -28,7 +28,7 @@ options:
         is refused here, before the phases between have changed anything.
     type: bool
     default: false
-extends_documentation_fragment: [archon_phase]
+extends_documentation_fragment: [archon_phase, archon_schema]
 author:
   - archon-align maintainers
 """
@@ -106,18 +106,25 @@ try:
     from ansible.module_utils.archon_align.assess import phase
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    SCHEMA_OPTIONS,
+    context_of,
+    finish,
+    require_libraries,
+    schema_options,
+)
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={**PHASE_OPTIONS, "templates_follow": {"type": "bool", "default": False}},
+        argument_spec={**PHASE_OPTIONS, **SCHEMA_OPTIONS, "templates_follow": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
     require_libraries(module, MISSING)
 
     def work():
-        options = phase.Options(templates_follow=module.params["templates_follow"])
+        options = phase.Options(schema_options(module), templates_follow=module.params["templates_follow"])
         return phase.run(context_of(module, "assess"), options).as_result()
 
     finish(module, work)

@@ -12,6 +12,9 @@ description:
   - A change of type that is not a proven widening is made only when every stored value survives the way there and back, tried on
     the rows themselves under the lock. Otherwise, and wherever else a person has to decide, the phase fails with
     C(decision_needed), names count and examples, and changes nothing.
+  - Decisions that are needed are given by name (O(decisions)); with them the same run aligns.
+  - What large tables cannot bear inside a transaction is done after COMMIT, in stages that are proved one by one. Should one fail,
+    the phase ends C(resumable); the next run does the rest.
   - Creates the plan's C(archon_credentials) in both databases, closed to C(anon) like C(archon_settings).
   - Vector indexes (ivfflat, hnsw) are left to the embeddings phase.
   - Writes C(plan.sql) and C(plan.json) to the run's folder.
@@ -30,7 +33,18 @@ options:
     description: Whether C(archon_credentials) belongs to the desired structure of both databases.
     type: bool
     default: true
-extends_documentation_fragment: [archon_phase]
+  plan:
+    description:
+      - A reviewed C(plan.json), as a check (or the assess phase) wrote it. Exactly its statements are executed, or nothing. Relative
+        paths begin where C(ansible-playbook) was started.
+      - The plan is made anew and must equal the file. It is refused when either database has changed since, when the file was edited,
+        and when it was made for other databases or with other options.
+    type: path
+  stage_timeout:
+    description: Seconds a statement may run outside the transaction, where it holds nobody up.
+    type: float
+    default: 14400.0
+extends_documentation_fragment: [archon_phase, archon_schema]
 author:
   - archon-align maintainers
 """
@@ -44,12 +58,32 @@ EXAMPLES = r"""
     dev_dsn: "{{ archon_dev_dsn }}"
     schema_names: [public]
   register: schema_result
+
+- name: Apply exactly the plan that was reviewed
+  archon_schema:
+    run_id: "{{ archon_run_id }}"
+    artifacts_dir: "{{ archon_artifacts_dir }}"
+    prod_dsn: "{{ archon_prod_dsn }}"
+    dev_dsn: "{{ archon_dev_dsn }}"
+    plan: reviewed/plan.json
+
+- name: Rename a column instead of adding one, and leave everything else alone
+  archon_schema:
+    run_id: "{{ archon_run_id }}"
+    artifacts_dir: "{{ archon_artifacts_dir }}"
+    prod_dsn: "{{ archon_prod_dsn }}"
+    dev_dsn: "{{ archon_dev_dsn }}"
+    decisions:
+      renames:
+        - {kind: column, from: public.archon_prompts.prompt_content, to: prompt}
+    include: ["table:archon_prompts"]
 """
 
 RETURN = r"""
 status:
   description: >-
-    C(aligned) (nothing to do), C(changed), C(drift) (check mode, something would change), or C(decision_needed).
+    C(aligned) (nothing to do), C(changed), C(drift) (check mode, something would change), C(decision_needed), or C(resumable) (a stage
+    failed after COMMIT).
   returned: always
   type: str
   sample: changed
@@ -91,7 +125,8 @@ proofs:
 details:
   description:
     - C(schema) with C(differences_before) and C(differences_after) (counted on a fresh reading before COMMIT), C(only_in_prod)
-      (names), C(statements) for PROD and C(dev_statements) for DEV.
+      (names), C(statements) for PROD with those of C(stages) (names), C(locks) by table, and C(dev_statements) for DEV. Differences
+      that the scope leaves out are counted.
   returned: always
   type: dict
   sample:
@@ -100,6 +135,8 @@ details:
       differences_after: 0
       only_in_prod: ["column public.archon_projects.client_reference"]
       statements: []
+      stages: []
+      locks: {public.archon_tasks: {mode: ACCESS EXCLUSIVE, seconds: 0.4}}
       dev_statements: []
 error:
   description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
@@ -114,6 +151,8 @@ error:
     remedy: Decide it by hand on PROD (or change DEV), then run again; nothing was changed.
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 
 MISSING = None
@@ -121,17 +160,40 @@ try:
     from ansible.module_utils.archon_align.schema import phase
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    SCHEMA_OPTIONS,
+    context_of,
+    finish,
+    require_libraries,
+    schema_options,
+)
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={**PHASE_OPTIONS, "credentials": {"type": "bool", "default": True}},
+        argument_spec={
+            **PHASE_OPTIONS,
+            **SCHEMA_OPTIONS,
+            "credentials": {"type": "bool", "default": True},
+            "plan": {"type": "path"},
+            "stage_timeout": {"type": "float", "default": 14400.0},
+        },
         supports_check_mode=True,
     )
     require_libraries(module, MISSING)
-    options = phase.Options(credentials=module.params["credentials"])
-    finish(module, lambda: phase.run(context_of(module, phase.PHASE), options).as_result())
+
+    def work():
+        given = module.params
+        options = schema_options(
+            module,
+            credentials=given["credentials"],
+            plan_file=Path(given["plan"]) if given["plan"] else None,
+            stage_timeout=given["stage_timeout"],
+        )
+        return phase.run(context_of(module, phase.PHASE), options).as_result()
+
+    finish(module, work)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,13 @@ SERVICE_OPTIONS: dict[str, dict[str, Any]] = {
     "token_file": {"type": "path", "no_log": False},
 }
 
+SCHEMA_OPTIONS: dict[str, dict[str, Any]] = {
+    "decisions": {"type": "dict", "default": {}},
+    "include": {"type": "list", "elements": "str", "default": []},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+    "large_table_mb": {"type": "int", "default": 1024},
+}
+
 
 def context_of(module: AnsibleModule, phase: str) -> Any:
     """The core's Context from a module's shared options. Protected tables can only be added to."""
@@ -57,6 +64,21 @@ def context_of(module: AnsibleModule, phase: str) -> Any:
         protected_names=tuple(dict.fromkeys((*PROTECTED_TABLES, *options["protected_tables"]))),
         connect_timeout=options["connect_timeout"],
         statement_timeout=options["statement_timeout"],
+    )
+
+
+def schema_options(module: AnsibleModule, **others: Any) -> Any:
+    """The schema phase's Options from a module's options. Raises AlignError for what cannot be used."""
+    from .schema.decisions import Decisions
+    from .schema.phase import Options
+    from .schema.scope import Scope
+
+    given = module.params
+    return Options(
+        decisions=Decisions.parse(given["decisions"]),
+        scope=Scope.parse(given["include"], given["exclude"]),
+        large_table_bytes=given["large_table_mb"] << 20,
+        **others,
     )
 
 

@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
-from itertools import groupby
 from typing import Any
 
 from ..findings import Finding
 from ..plan import Statement
-from .api import Aligned
-from .compare import MISSING, Difference
+from .compare import MISSING, Comparison, Difference
+from .grouped import Entry, grouped
 from .model import readable
 from .planning import Made
 
@@ -55,9 +54,18 @@ class Direction:
     notes: tuple[Finding, ...] = ()
 
     @property
+    def besides(self) -> list[dict[str, str]]:
+        """What DEV is known to have otherwise although nothing here can change it: to say "no differences" would be false."""
+        return [
+            {"kind": UNMODELLED, "name": found.object, "aspect": UNMODELLED, "desired": "", "current": found.message}
+            for found in self.made.findings
+            if found.code == UNMODELLED and found.severity != "info" and not self.made.choices.scope.include
+        ]
+
+    @property
     def differences(self) -> list[dict[str, str]]:
-        """Each difference within the scope; last, what differs of kinds that are only told of, never changed."""
-        return _differences(self.made.plan.comparison.differences, self.made)
+        """Each difference within the scope; last, what differs of kinds that are only told of."""
+        return differences_json(self.made.plan.comparison) + self.besides
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -78,22 +86,6 @@ class Direction:
         }
 
 
-def left_after(aligned: Aligned, made: Made) -> list[dict[str, str]]:
-    """The differences that stay, those of kinds that are only told of too."""
-    return _differences(aligned.after.differences, made)
-
-
-def aligned_json(aligned: Aligned, made: Made) -> dict[str, Any]:
-    """What `apply` adds to a direction's JSON."""
-    left = left_after(aligned, made)
-    return {
-        "applied": aligned.changed,
-        "differences_after": len(left),
-        "differences_left": left,
-        "proofs": [proof.as_dict() for proof in aligned.proofs],
-    }
-
-
 def statement_json(one: Statement) -> dict[str, Any]:
     """A statement as plan.json and the command show it; `seconds` is None for what takes no time to speak of."""
     return {
@@ -109,8 +101,9 @@ def _finding(found: Finding) -> dict[str, str]:
     return {**found.as_dict(), "remedy": for_command(found.remedy)}
 
 
-def _differences(found: Iterable[Difference], made: Made) -> list[dict[str, str]]:
-    return [_difference(one) for one in found] + ([] if made.choices.scope.include else _unmodelled(made.findings))
+def differences_json(comparison: Comparison) -> list[dict[str, str]]:
+    """The differences as objects with kind, name, aspect, desired and current."""
+    return [_difference(found) for found in comparison.differences]
 
 
 def _difference(found: Difference) -> dict[str, str]:
@@ -122,15 +115,6 @@ def _difference(found: Difference) -> dict[str, str]:
         "desired": "exists" if missing else readable(found.desired),
         "current": "missing" if missing else readable(found.current),
     }
-
-
-def _unmodelled(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    """What DEV is known to have otherwise although nothing here can change it: to say "no differences" would be false."""
-    return [
-        {"kind": UNMODELLED, "name": found.object, "aspect": UNMODELLED, "desired": "", "current": found.message}
-        for found in findings
-        if found.code == UNMODELLED and found.severity != "info"
-    ]
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
@@ -159,8 +143,9 @@ def tell(page: Page, direction: Direction) -> None:
     page.add(f"PROD  {direction.prod.where}  ({direction.prod.role})", "title")
     page.add(f"DEV   {direction.dev.where}  ({direction.dev.role}), the model", "title")
     page.add()
-    tell_differences(page, direction.differences, "that DEV has and PROD lacks or has otherwise")
-    only = direction.made.plan.comparison.only_in_prod
+    comparison = direction.made.plan.comparison
+    tell_differences(page, comparison, direction.besides, "that DEV has and PROD lacks or has otherwise")
+    only = comparison.only_in_prod
     if only:
         page.add()
         page.add(f"{len(only)} only in PROD; they stay", "title")
@@ -180,30 +165,32 @@ def tell(page: Page, direction: Direction) -> None:
 _SEVERITIES = ("error", "warning", "info")
 
 
-def tell_differences(page: Page, differences: Sequence[Mapping[str, str]], what: str) -> None:
-    """The differences, grouped by kind."""
-    if not differences:
+def tell_differences(page: Page, comparison: Comparison, besides: Sequence[Mapping[str, str]], what: str) -> None:
+    """The differences, grouped by table and kind; last, those `besides` them of kinds that are only told of."""
+    number = len(comparison.differences) + len(besides)
+    if not number:
         page.add("no differences", "good")
         return
-    page.add(f"{counted(len(differences), 'difference')} {what}", "title")
-    for kind, of_kind in groupby(differences, key=lambda found: found["kind"]):
-        page.add(f"  {kind}")
-        for found in of_kind:
-            _tell_difference(page, found)
-
-
-def _tell_difference(page: Page, found: Mapping[str, str]) -> None:
-    if found["aspect"] == MISSING:
-        page.add(f"    {found['name']}: missing")
-    elif found["aspect"] == UNMODELLED:
+    page.add(f"{counted(number, 'difference')} {what}", "title")
+    for group in grouped(comparison):
+        page.add(f"  {group.heading}{' (new)' if group.missing else ''}")
+        for entry in group.entries:
+            _tell_entry(page, entry)
+    for found in besides:
         page.add(f"    {found['name']}: {found['current']}")
-    elif "\n" in found["desired"] + found["current"]:
-        page.add(f"    {found['name']}: {found['aspect']}")
-        for line in unified_diff(found["current"].splitlines(), found["desired"].splitlines(), n=2, lineterm=""):
-            if not line.startswith(("---", "+++")):
-                page.add(f"      {line}", "faint" if line.startswith("@@") else "")
-    else:
-        page.add(f"    {found['name']}: {found['aspect']}: {found['current'] or 'none'} → {found['desired'] or 'none'}")
+
+
+def _tell_entry(page: Page, entry: Entry) -> None:
+    if entry.new is not None:
+        page.add(f"    + {entry.name}{f': {entry.new}' if entry.new else ''}")
+    for aspect, before, after in entry.changes:
+        name = f"{entry.name}: {aspect}" if entry.name else aspect
+        if len(before) == len(after) == 1:
+            page.add(f"    ~ {name}: {before[0]} → {after[0]}")
+            continue
+        page.add(f"    ~ {name}")
+        for line in list(unified_diff(before, after, n=2, lineterm=""))[2:]:
+            page.add(f"        {line}", "faint" if line.startswith("@@") else "")
 
 
 def _tell_findings(page: Page, findings: Iterable[Finding]) -> None:

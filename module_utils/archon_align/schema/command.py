@@ -22,7 +22,7 @@ from ..database.target import Target
 from ..errors import AlignError, DecisionNeeded, Resumable
 from ..findings import Finding
 from . import api
-from .answer import Direction, Page, Side, aligned_json, counted, for_command, left_after, tell, tell_differences
+from .answer import Direction, Page, Side, counted, differences_json, for_command, tell, tell_differences
 from .arguments import USAGE, Arguments, WrongUsage, parse, usage_text, wants_json
 from .compare import compare
 from .decisions import VARIABLE, Decisions
@@ -265,30 +265,36 @@ class _Run:
                 answer["refused"] = [told.as_dict()]
                 page.add()
                 page.add(for_command(str(error)), "error")
-            return Answer(UNDECIDED, {**answer, **_outcome(aligned, made, UNDECIDED)}, page.text)
+            return Answer(UNDECIDED, {**answer, **_outcome(aligned, forward, UNDECIDED)}, page.text)
         except StageFailed as error:
             aligned = api.Aligned(True, error.after or made.plan.comparison, tuple(error.proofs))
             failure = _failed(error, RESUMABLE)
-            return replace(failure, json={**answer, **_outcome(aligned, made, failure.code), **failure.json})
+            return replace(failure, json={**answer, **_outcome(aligned, forward, failure.code), **failure.json})
         except AlignError as error:
             undone = begun and error.code not in _BEFORE_ANYTHING
             failure = _failed(error, ROLLED_BACK if undone else ERROR)
-            return replace(failure, json={**answer, **_outcome(aligned, made, failure.code), **failure.json})
-        left = left_after(aligned, made)
-        code = DIFFERENT if left else ALIGNED
+            return replace(failure, json={**answer, **_outcome(aligned, forward, failure.code), **failure.json})
+        code = DIFFERENT if aligned.after.differences or forward.besides else ALIGNED
         page.add()
         if aligned.changed:
             page.add(f"{counted(len(made.plan.every), 'statement')} applied and proved", "good")
         else:
             page.add("nothing to apply")
-        if left:
-            tell_differences(page, left, "left")
-        return Answer(code, {**answer, **_outcome(aligned, made, code)}, page.text)
+        if code == DIFFERENT:
+            tell_differences(page, aligned.after, forward.besides, "left")
+        return Answer(code, {**answer, **_outcome(aligned, forward, code)}, page.text)
 
 
-def _outcome(aligned: api.Aligned, made: Made, code: int) -> dict[str, Any]:
-    result = "changed" if code == ALIGNED and aligned.changed else _RESULTS.get(code, "failed")
-    return {"result": result, **aligned_json(aligned, made)}
+def _outcome(aligned: api.Aligned, direction: Direction, code: int) -> dict[str, Any]:
+    """What `apply` adds to a direction's JSON."""
+    left = differences_json(aligned.after) + direction.besides
+    return {
+        "result": "changed" if code == ALIGNED and aligned.changed else _RESULTS.get(code, "failed"),
+        "applied": aligned.changed,
+        "differences_after": len(left),
+        "differences_left": left,
+        "proofs": [proof.as_dict() for proof in aligned.proofs],
+    }
 
 
 def _code(direction: Direction) -> int:

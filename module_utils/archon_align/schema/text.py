@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable
 from typing import Any
 
 from ..plan import Statement
-from .compare import MISSING, Comparison, Difference
+from .compare import Comparison
 from .costs import shown
+from .grouped import grouped, side
 from .model import readable
 from .plan import SchemaPlan
 from .stages import Stage
@@ -104,32 +104,15 @@ def as_json(plan: SchemaPlan) -> dict[str, Any]:
 
 
 def diff(comparison: Comparison, target: str = "PROD") -> list[dict[str, str]]:
-    """Before and after, grouped by kind, for --diff; empty when there is no difference."""
+    """Before and after, grouped by table and kind, for --diff; empty when there is no difference."""
     if not comparison.differences:
         return []
+    groups = grouped(comparison)
     return [
         {
             "before_header": f"{target} schema",
             "after_header": f"{target} schema as on DEV",
-            "before": _side(comparison.differences, desired=False),
-            "after": _side(comparison.differences, desired=True),
+            "before": side(groups, desired=False),
+            "after": side(groups, desired=True),
         }
     ]
-
-
-def _side(differences: Sequence[Difference], *, desired: bool) -> str:
-    lines: list[str] = []
-    for kind, of_kind in groupby(sorted(differences), key=lambda found: found.key.kind):
-        shown = list(_lines(of_kind, desired=desired))
-        lines += [f"[{kind}]", *shown] if shown else []
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def _lines(differences: Iterable[Difference], *, desired: bool) -> Iterable[str]:
-    for found in differences:
-        if found.aspect == MISSING:
-            if desired:
-                yield f"  {found.key.qualified}"
-            continue
-        value = readable(found.desired if desired else found.current)
-        yield from (f"  {found.key.qualified}: {found.aspect}: {line}" for line in value.splitlines() or ["none"])
