@@ -21,10 +21,11 @@ SELECT n.nspname::text AS schema, c.relname::text AS name, l.mode, l.pid, coales
 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest(%s::text[], %s::text[]) w (schema, name) ON w.schema = n.nspname AND w.name = c.relname
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction
+LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid' AND own.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts x ON x.transaction = own.transactionid
 WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY since, l.pid
+ORDER BY since, l.pid, l.mode
 """
 
 
@@ -43,11 +44,11 @@ def blockers(session: Session, locks: Mapping[Table, str]) -> list[str]:
         table = Table(row["schema"], row["name"])
         if row["mode"] not in _CONFLICTS.get(locks[table], {row["mode"]}):
             continue
-        since = f", in a transaction since {row['since']:%Y-%m-%d %H:%M:%S %Z}" if row["since"] else ""
-        who = f"prepared transaction {row['gid']}" if row["pid"] is None else f"pid {row['pid']}"
-        if row["pid"] is not None:
-            who += f" (application {row['application'] or 'unnamed'}, role {row['role'] or 'none'}, {row['state'] or 'state unknown'}{since})"
+        since = f", since {row['since']:%Y-%m-%d %H:%M:%S %Z}" if row["since"] else ""
+        if row["pid"] is None:
+            who = f"the prepared transaction {row['gid']!r}{since}"
         else:
-            who += since
+            told = f"application {row['application'] or 'unnamed'}, role {row['role'] or 'none'}, {row['state'] or 'state unknown'}"
+            who = f"pid {row['pid']} ({told}{since})"
         found[f"{table} is held by {who} in mode {row['mode']}"] = None
     return list(found)

@@ -34,7 +34,8 @@ _LOCKS_LITTLE = ("COMMENT ", "GRANT ", "REVOKE ", "SELECT ", "WITH ", "UPDATE ",
 _STEADY = frozenset(
     {"now", "timezone", "date_trunc", "jsonb_build_object", "jsonb_build_array", "lower", "upper", "to_char", "make_interval"}
 )  # fmt: skip
-_CALL = re.compile(r"([\w.\"\ue000\ue001:]+)\s*\(")
+_NO_CALL = re.compile(r"'(?:[^']|'')*'|::[\w\s.\"\ue000\ue001]+(?:\([\d\s,-]*\))?")  # literals and casts
+_CALL = re.compile(r"([\w.\"\ue000\ue001]+)\s*\(")
 
 
 def priced[Made: Statement](statement: Made, relation: Key | None, catalog: Catalog) -> Made:
@@ -59,7 +60,8 @@ def of_new_column(column: Column) -> tuple[str, ...]:
     """The hazards of adding a column: a value that is computed for each row rewrites the table."""
     computed = column.generated == "s" or bool(column.identity)
     if not computed and column.default is not None and not column.generated:
-        computed = any(name.rpartition(".")[2] not in _STEADY for name in _CALL.findall(column.default))
+        calls = _CALL.findall(_NO_CALL.sub("", column.default))
+        computed = any(name.rpartition(".")[2] not in _STEADY for name in calls)
     return ("rewrites_table",) if computed else ()
 
 

@@ -123,7 +123,7 @@ def test_who_holds_the_table_is_named(make_world: Callable[..., World]) -> None:
             phase.run(replace(world.context(), lock_timeout=0.05, lock_attempts=2), phase.Options(credentials=False))
         pid = connection.info.backend_pid
     assert (
-        f"is held by pid {pid} (application some user, role archon_owner, idle in transaction, in a transaction since 20"
+        f"is held by pid {pid} (application some user, role archon_owner, idle in transaction, since 20"
         in caught.value.found
     )
     assert "RowExclusiveLock" in caught.value.found
