@@ -118,7 +118,7 @@ def lock_timeout(session: Session, locks: Mapping[Table, str], error: psycopg.Er
         object_name=f"{session.target.name}: {', '.join(map(str, sorted(locks)))}",
         expected=f"all locks within {session.context.lock_attempts} tries of {session.context.lock_timeout} s each",
         found="; ".join(holding) or gone,
-        remedy="Wait until that transaction has ended, or end its session (pg_terminate_backend), and run again."
+        remedy="Wait until that transaction has ended, or end it (pg_terminate_backend; ROLLBACK PREPARED), and run again."
         if holding
         else "Run again at a quieter time.",
         code="lock_timeout",
@@ -257,7 +257,7 @@ def _declared(session: Session, before: Fingerprint, way: Carried) -> Fingerprin
 
 def _prove_carried(session: Session, before: Fingerprint, declared: Fingerprint, way: Carried) -> Proof:
     if way.kept is not None:
-        kept = fingerprint(session, way.kept, before.columns)
+        kept = fingerprint(session, way.kept, before.columns, way.kept_as)
         if (kept.rows, kept.digest) != (before.rows, before.digest):
             return Proof(str(before.table), before.rows, kept.rows, before.digest, kept.digest, "carried", way)
     after = fingerprint(session, way.table, declared.columns, way.after)

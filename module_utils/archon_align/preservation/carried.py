@@ -18,8 +18,9 @@ class Carried:
     values), `after` over `table` (for a retyped column: cast back to the old type; for a renamed one: the new name).
     `source` is the FROM item for `before`, where expressions use other names than the table has.
     Columns in `computed` are left out: the server computes them, and by another expression than before. `kept` is a table
-    that must hold every row and value as they were, when the old table was set aside whole; the fingerprints then cover
-    `columns`, those of the table that took its place.
+    that must hold every row and value as they were, when the old table was set aside whole (`kept_as`: its columns that now
+    read otherwise); the fingerprints then cover `columns`, those of the table that took its place, and so do `before` and
+    `after`.
     """
 
     table: Table
@@ -29,11 +30,13 @@ class Carried:
     source: str = ""
     kept: Table | None = None
     columns: tuple[str, ...] = ()
+    kept_as: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types only."""
         return {
             "table": str(self.table),
+            "place": [self.table.schema, self.table.name],
             "before": dict(self.before),
             "after": dict(self.after),
             "computed": sorted(self.computed),

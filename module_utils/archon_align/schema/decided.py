@@ -9,20 +9,24 @@ from dataclasses import dataclass, field
 from ..errors import AlignError
 from ..findings import Finding
 from ..plan import Statement
+from .aside import without
 from .ddl import ident, literal
 from .decisions import VARIABLE, Decisions, Names
-from .model import Catalog, Column, Enum, Key, Kind, Table
+from .model import Catalog, Column, Domain, Enum, Key, Kind, Table
 from .renaming import Renames, renamed
 
 _COLUMN = frozenset({Kind.COLUMN})
 _TABLE = frozenset({Kind.TABLE})
 _ENUM = frozenset({Kind.ENUM})
 _QUARANTINED = frozenset(Kind) - {Kind.SCHEMA, Kind.EXTENSION, Kind.DEFAULT}
+# What cannot live in another schema than what it belongs to: its definition is kept, and a column's values.
+DROPPED = frozenset({Kind.COLUMN, Kind.CONSTRAINT, Kind.INDEX, Kind.TRIGGER, Kind.POLICY, Kind.DOMAIN_CONSTRAINT})
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """`found` is PROD's structure as read, `current` as it is after `opening` (the renames, run first in the transaction).
+    """`found` is PROD's structure as read, `current` as it is after `opening` (the renames, run first in the transaction)
+    and after tables of another shape and quarantined objects were set aside; `renamed` still has these.
 
     `origin` maps a table's or column's key in `current` to the one it was read under, where they differ. The other fields
     are the decisions that apply, by key: columns to expressions, enums to labels (old to new; `relabelled` are mere renames),
@@ -40,6 +44,12 @@ class Decided:
     shapes: Mapping[Key, Mapping[str, str]] = field(default_factory=dict)
     quarantine: frozenset[Key] = frozenset()
     findings: tuple[Finding, ...] = ()
+    renamed: Catalog | None = None
+
+    @property
+    def whole(self) -> Catalog:
+        """PROD's structure after the renames, with what is set aside."""
+        return self.renamed or self.current
 
     def as_read(self, key: Key) -> Key:
         """The key under which a table or column of `current` was read."""
@@ -52,24 +62,25 @@ class Decided:
             old: new
             for decided in (self.remaps, self.relabelled)
             for enum, labels in decided.items()
-            if column.key in self.current.dependents.get(enum, ())
+            if column.key in self.whole.dependents.get(enum, ())
             for old, new in labels.items()
         }
-        if not pairs:
-            return None
-        array = "[]" if column.type.endswith("[]") else ""
-        value = f"CAST({ident(column.key.part)} AS text{array})"
-        if array:
-            for old, new in pairs.items():
-                value = f"array_replace({value}, {literal(old)}, {literal(new)})"
-            return value
-        cases = " ".join(f"WHEN {literal(old)} THEN {literal(new)}" for old, new in pairs.items())
-        return f"CASE {value} {cases} ELSE {value} END"
+        return _relabelled(column, pairs) if pairs else None
+
+    def label_as_read(self, column: Column) -> str | None:
+        """An expression for a column's labels as they were read, when some of them were merely renamed."""
+        pairs = {
+            new: old
+            for enum, labels in self.relabelled.items()
+            if column.key in self.whole.dependents.get(enum, ())
+            for old, new in labels.items()
+        }
+        return _relabelled(column, pairs) if pairs else None
 
     def source(self, table: Key) -> str | None:
         """A FROM item that reads a renamed `table` as it was read, by its present and by its former names; None when a
         plain name does."""
-        found = self.current.table(table)
+        found = self.whole.table(table)
         names = {key.part: self.origin[key].part for key in _columns(found) if key in self.origin}
         if table not in self.origin and not any(new != old for new, old in names.items()):
             return None
@@ -106,9 +117,11 @@ class _Deciding:
             for name, columns in self.decisions.shapes.items()
             if (key := self._find(names, name, _TABLE)) is not None and self._shape_applies(key, columns, current)
         }
+        quarantine = frozenset(self._quarantine(current))
+        dropped = {key for key in quarantine if key.kind in DROPPED}
         return Decided(
             self.found,
-            current,
+            without(current, shapes, quarantine - dropped, dropped),
             opening,
             origin,
             renames.labels,
@@ -116,8 +129,9 @@ class _Deciding:
             self._expressions(self.decisions.conversions, here),
             self._remaps(names, current),
             shapes,
-            frozenset(self._quarantine(names)),
+            quarantine,
             tuple(self._told()),
+            current,
         )
 
     def _find(self, names: Names, name: str, kinds: frozenset[Kind]) -> Key | None:
@@ -206,8 +220,9 @@ class _Deciding:
             name not in table.columns or table.columns[name].type != wanted.columns[name].type for name in columns
         )
 
-    def _quarantine(self, names: Names) -> list[Key]:
-        wanted = set(_all_keys(self.desired))
+    def _quarantine(self, current: Catalog) -> list[Key]:
+        names = Names([*_all_keys(current), *_domain_constraints(current)])
+        wanted = {*_all_keys(self.desired), *_domain_constraints(self.desired)}
         found = []
         for name in self.decisions.quarantine:
             key = self._find(names, name, _QUARANTINED)
@@ -235,8 +250,28 @@ def _columns(table: Table | None) -> list[Key]:
     return [column.key for column in table.columns.values()] if table is not None else []
 
 
+def _domain_constraints(catalog: Catalog) -> list[Key]:
+    return [
+        Key(Kind.DOMAIN_CONSTRAINT, key.schema, key.name, name)
+        for key, value in catalog.objects.items()
+        if isinstance(value, Domain)
+        for name in value.constraints
+    ]
+
+
 def _all_keys(catalog: Catalog) -> list[Key]:
     return [*catalog.objects, *(column for key in catalog.objects for column in _columns(catalog.table(key)))]
+
+
+def _relabelled(column: Column, pairs: Mapping[str, str]) -> str:
+    array = "[]" if column.type.endswith("[]") else ""
+    value = f"CAST({ident(column.key.part)} AS text{array})"
+    if array:
+        for old, new in pairs.items():
+            value = f"array_replace({value}, {literal(old)}, {literal(new)})"
+        return value
+    cases = " ".join(f"WHEN {literal(old)} THEN {literal(new)}" for old, new in pairs.items())
+    return f"CASE {value} {cases} ELSE {value} END"
 
 
 def quarantine_name(wanted: str, taken: frozenset[str] | set[str]) -> str:

@@ -15,8 +15,8 @@ from .compare import Comparison, Difference
 from .costs import priced
 from .ddl import Writer, ident
 from .decided import Decided
-from .evidence import Evidence
-from .model import Catalog, Constraint, Index, Key, Kind, Table
+from .evidence import Answer, Evidence
+from .model import Catalog, Column, Constraint, Index, Key, Kind, Table
 from .stages import Stage
 from .steps import LATE_RANK, Guard, Node
 
@@ -67,8 +67,13 @@ class Draft:
         self.left: dict[Difference, Finding] = {}
         self.locks: dict[TableName, LockMode] = {}
         self.setting_aside: list[Statement] = []
+        self.moving: list[Statement] = []
         self.quarantined = set(self.current.quarantined)
         self.ways: dict[Key, Way] = {}
+        self.moved: dict[TableName, Carried] = {}
+        self.kept: dict[Key, str] = {}
+        self.gaps: dict[Key, list[tuple[Column, Answer]]] = {}
+        self.names_aside: dict[Key, str] = {}
         self.large_table_bytes = large_table_bytes
         self.stages: list[Stage] = []
         self.notes: list[Finding] = []
@@ -92,8 +97,10 @@ class Draft:
     @property
     def carried(self) -> dict[TableName, Carried]:
         """How the tables that this plan reshapes are proved, by the names under which they were read."""
-        found = {}
-        for key in sorted({*self.ways, *(one for one in self._renamed_tables() if one in self.protected)}):
+        found = dict(self.moved)
+        for key in sorted(
+            {*self.ways, *(one for one in self._renamed_tables() if one in self.protected)} - self.kept.keys()
+        ):
             way, table = self.ways.get(key, Way()), self.current.table(key)
             after = dict(way.after)
             for column in table.columns.values() if table is not None else ():
@@ -139,7 +146,7 @@ class Draft:
     ) -> Statement:
         """A statement about `key`, with the hazards that its words and the table's size add."""
         made = Statement(text, key.qualified, summary, hazards, proves_values=proves, transactional=transactional)
-        return priced(made, self.relation(key), self.current)
+        return priced(made, self.relation(key), self.decided.whole)
 
     def guard(self, text: str, key: Key, summary: str, reason: str) -> Guard:
         """A query on the table of `key` that must find no row when it is run."""
@@ -180,7 +187,7 @@ class Draft:
 
     def lock(self, key: Key, mode: LockMode) -> None:
         """Take the table `key` in at least `mode`; a table that does not exist yet needs none."""
-        if key.kind is Kind.TABLE and key in self.current.objects:
+        if key.kind is Kind.TABLE and key in self.decided.whole.objects:
             read = self.decided.as_read(key)
             name = TableName(read.schema, read.name)
             self.locks[name] = strongest(self.locks.get(name, mode), mode)

@@ -12,7 +12,7 @@ from .ddl import ident, literal
 from .draft import Draft
 from .making import attach
 from .model import Enum, Key, Kind
-from .quarantine import set_aside_column
+from .quarantine import keep_old_type, set_aside_column
 from .steps import Node
 
 _REPLACED = "_replaced"
@@ -115,9 +115,7 @@ def replace_type(draft: Draft, node: Node) -> None:
     for user in users:
         _convert(draft, node, user)
     late = draft.late(key, "old type", {one for one in users if one in draft.nodes or one in draft.aspects})
-    late.statements.append(
-        draft.statement(f"DROP TYPE {ident(key.schema, old)}", key, f"the old form of {key}, now unused")
-    )
+    late.statements += keep_old_type(draft, key, old)
 
 
 def _convert(draft: Draft, node: Node, user: Key) -> None:

@@ -22,8 +22,10 @@ from .ddl import Writer, ident
 from .decided import Decided
 from .future import Future
 from .model import Catalog, Constraint, Domain, Index, Key, Kind
+from .snippets import likely_renames
 
 EXAMPLES = 3
+SHAPE, HELD = "shape", "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,13 @@ def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evid
         except (pg.DataError, pg.RaiseException, pg.FeatureNotSupported) as error:
             message = " ".join((error.diag.message_primary or str(error)).split())
             answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
-        except (pg.UndefinedColumn, pg.UndefinedFunction, pg.UndefinedTable, pg.DatatypeMismatch) as error:
+        except (
+            pg.UndefinedColumn,
+            pg.UndefinedFunction,
+            pg.UndefinedTable,
+            pg.DatatypeMismatch,
+            pg.CannotCoerce,
+        ) as error:
             # Else the question needs something that the plan itself will make: the server will check it then.
             if question.decided:
                 message = f"the expression cannot be evaluated: {' '.join((error.diag.message_primary or '').split())}"
@@ -103,6 +111,9 @@ def questions(comparison: Comparison, decided: Decided) -> Iterator[Question]:
     asker = _Asker(comparison, decided)
     for difference in comparison.differences:
         yield from asker.about(difference)
+    for table in sorted(asker.future.shapes):
+        yield from asker.about_shape(table)
+    yield from asker.about_likely_renames()
 
 
 def misfits(table: Key, condition: str, catalog: Catalog, source: str | None = None) -> str:
@@ -146,10 +157,52 @@ class _Asker:
                 yield from self._constraint(found)
         elif key.kind is Kind.INDEX and aspect in (MISSING, "definition"):
             found = self.desired.objects[key]
-            if isinstance(found, Index) and found.unique and found.table in self.current.objects and self._keyed(found):
+            if isinstance(found, Index) and found.unique and self._readable(found.table) and self._keyed(found):
                 yield self._unique(key, found.table, found.keys, found.nulls_equal, found.predicate)
         elif key.kind is Kind.DOMAIN and (aspect.startswith("constraint ") or aspect == "not null"):
             yield from self._domain(key, aspect)
+
+    def about_shape(self, table: Key) -> Iterator[Question]:
+        """Every expression is tried on the rows; foreign keys of other tables are asked for the values they will refer to."""
+        shape, whole = self.future.shapes[table], self.decided.whole
+        read = shape.read()
+        for mapped in shape.columns.values():
+            key = mapped.column.key
+            if mapped.column.not_null:
+                nothing = misfits(table, f"({mapped.proof}) IS NULL", whole, read)
+                yield Question(key, "not null", nothing, "DEV's column must not be NULL, and this is", decided=True)
+            elif mapped.given:
+                tried = f"SELECT n AS violators, '' AS key FROM (SELECT count({mapped.proof}) AS n FROM {read}) AS tried WHERE n < 0"
+                yield Question(key, "not null", tried, "the expression fails", decided=True)
+            if mapped.lost is not None:
+                lost = misfits(table, mapped.lost, whole, read)
+                yield Question(key, SHAPE, lost, mapped.reason, decided=mapped.given)
+        for column in shape.without_value:
+            reason = "DEV's column must not be NULL, has no default, and no expression is given"
+            yield Question(column.key, SHAPE, misfits(table, "true", whole, read), reason)
+        for key in sorted(self.current.objects):
+            there = self.current.objects[key]
+            wanted = self.desired.objects.get(key, there)
+            if isinstance(there, Constraint) and isinstance(wanted, Constraint) and there.references == table:
+                yield from self._constraint(wanted)
+
+    def about_likely_renames(self) -> Iterator[Question]:
+        """Do rows hold values in a column that only PROD has, where DEV has a new one of the same type?"""
+        for old in likely_renames(self.desired, self.current):
+            source = self.decided.source(old.table) or ident(old.schema, old.name)
+            held = f"SELECT 1 AS violators, '' AS key FROM {source} WHERE {ident(old.part)} IS NOT NULL LIMIT 1"
+            yield Question(old, HELD, held, "rows hold values")
+
+    def _readable(self, table: Key) -> bool:
+        return table in self.current.objects or table in self.future.shapes
+
+    def _keys(self, table: Key) -> Catalog:
+        """The catalogue that says how rows of `table`, read as it will be, are named."""
+        if table not in self.future.shapes:
+            return self.current
+        keys = (self.desired.objects[key] for key in self.desired.on_table.get(table, ()))
+        primary = [one for one in keys if isinstance(one, Constraint) and one.type == "p"]
+        return self.desired if all(self._known(table, one.columns) for one in primary) else self.current
 
     def _column(self, key: Key, aspect: str) -> Iterator[Question]:
         new, old = self.desired.column(key), self.current.column(key)
@@ -212,14 +265,14 @@ class _Asker:
 
     def _constraint(self, wanted: Constraint) -> Iterator[Question]:
         table = wanted.key.table
-        if table not in self.current.objects or not self._known(table, wanted.columns):
+        if not self._readable(table) or not self._known(table, wanted.columns):
             return
         if wanted.type in ("p", "u"):
             names = tuple(ident(name) for name in wanted.columns)
             yield self._unique(wanted.key, table, names, wanted.nulls_equal, None)
         elif wanted.type == "c" and wanted.expression is not None:
             condition = f"NOT ({self.writer.text(wanted.expression)})"
-            text = misfits(table, condition, self.current, self.future.source(table))
+            text = misfits(table, condition, self._keys(table), self.future.source(table))
             yield Question(wanted.key, MISSING, text, "the row does not meet the condition")
         elif wanted.type == "f" and wanted.references is not None:
             yield self._orphans(wanted, wanted.references)
@@ -244,12 +297,12 @@ class _Asker:
         table, future = wanted.key.table, self.future.source(wanted.key.table)
         place = (table.name,) if future is not None else (table.schema, table.name)
         conditions = [f"{ident(*place, name)} IS NOT NULL" for name in wanted.columns]
-        if target in self.current.objects or target.schema not in self.current.schemas:
+        if self._readable(target) or target.schema not in self.current.schemas:
             pairs = zip(wanted.columns, wanted.referenced_columns, strict=True)
             matches = " AND ".join(f"referenced.{ident(there)} = {ident(*place, here)}" for here, there in pairs)
             there = self.future.source(target) or ident(target.schema, target.name)
             conditions.append(f"NOT EXISTS (SELECT FROM (SELECT * FROM {there}) AS referenced WHERE {matches})")
-        text = misfits(table, " AND ".join(conditions), self.current, future)
+        text = misfits(table, " AND ".join(conditions), self._keys(table), future)
         return Question(wanted.key, MISSING, text, f"the row refers to none in {target.qualified}")
 
     def _domain(self, key: Key, aspect: str) -> Iterator[Question]:

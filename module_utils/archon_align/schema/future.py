@@ -9,6 +9,7 @@ from .compare import MISSING, Comparison
 from .conversion import conversion, type_of, way_there
 from .ddl import Writer, ident
 from .decided import Decided
+from .mapping import Mapping
 from .model import Column, Domain, Key, Kind
 
 # What gives every row a value of its own, or cannot be called without leaving a trace.
@@ -29,6 +30,9 @@ class Future:
         for difference in comparison.differences:
             if difference.key.kind is Kind.COLUMN:
                 self.aspects.setdefault(difference.key, set()).add(difference.aspect)
+        self.shapes = {
+            table: Mapping(decided, self.desired, table) for table in decided.shapes if table in self.desired.objects
+        }
         self.relabelled = {
             user
             for enum in decided.remaps
@@ -39,6 +43,8 @@ class Future:
     def knows(self, column: Key) -> bool:
         """Can it be said what will be in this column?"""
         new, old = self.desired.column(column), self.current.column(column)
+        if new is not None and (shape := self.shapes.get(column.table)) is not None:
+            return column.part in shape.columns or new.generated != "" or self._default(new) is not None
         if new is None or column in self.decided.backfills:
             return old is not None or new is not None
         if MISSING not in self.aspects.get(column, ()):
@@ -47,6 +53,8 @@ class Future:
 
     def source(self, table: Key) -> str | None:
         """A FROM item that reads `table` with its future values; None when a plain name does."""
+        if (shape := self.shapes.get(table)) is not None:
+            return self._shaped(shape)
         found = self.current.table(table)
         wanted = self.desired.table(table)
         columns = {name: ident(name) for name in found.columns} if found is not None else {}
@@ -66,6 +74,21 @@ class Future:
         if computed:
             # Over the others' future values, as the server will compute them.
             shown = {name: ident(name) for name in shown} | computed
+            read = f"(SELECT ctid{_listed(shown)} FROM {read}) AS {ident(table.name)}"  # noqa: S608 - likewise
+        return read
+
+    def _shaped(self, shape: Mapping) -> str:
+        table, values, computed = shape.new.key, {}, {}
+        for name, column in shape.new.columns.items():
+            if column.generated:
+                computed[name] = f"CAST(({self.writer.text(column.default or '')}) AS {self._type(column)})"
+            elif (mapped := shape.columns.get(name)) is not None:
+                values[name] = mapped.value
+            elif (default := self._default(column)) is not None:
+                values[name] = f"CAST(({default}) AS {self._type(column)})"
+        read = f"(SELECT ctid{_listed(values)} FROM {shape.read()}) AS {ident(table.name)}"  # noqa: S608 - composed of identifiers
+        if computed:
+            shown = {name: ident(name) for name in values} | computed
             read = f"(SELECT ctid{_listed(shown)} FROM {read}) AS {ident(table.name)}"  # noqa: S608 - likewise
         return read
 

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from . import recast, stages
+from . import gaps, recast, shapes, stages
 from .columns import fill, position, set_default, set_not_null
 from .compare import MAINTAIN_SINCE, MISSING, Difference
 from .costs import of_constraint, of_new_column
@@ -30,6 +30,7 @@ from .model import (
     Sequence,
     Table,
     View,
+    is_older,
 )
 from .portable import extensions_in
 from .steps import FOREIGN_KEY_RANK, Node
@@ -49,6 +50,11 @@ def make_missing(draft: Draft, difference: Difference) -> None:
     elif isinstance(value, Table) and value.typed:
         draft.refuse("typed_table", key, "tables OF a type are not handled")
     elif (answer := draft.evidence.against(key, MISSING)) is not None:
+        if shapes.fails(draft, key):
+            return
+        if isinstance(value, Column) and key not in draft.decided.backfills:
+            gaps.note(draft, value, answer)
+            return
         remedy = "Correct the rows on PROD (or the definition on DEV), then run again; nothing was changed."
         draft.refuse("rows_in_the_way", key, f"{answer.reason}: {answer.text}", remedy)
     elif isinstance(value, Constraint) and (index := stages.leftover_index(draft, value)) is not None:
@@ -84,7 +90,8 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
     """The node that makes `value`, as `source` has it, with everything that belongs to it."""
     key = value.key
     node = draft.node(key, source)
-    again = key in draft.closure.dropped
+    shaped = key in draft.kept
+    again = key in draft.closure.dropped or shaped
     draft.lock_tables_of(key, LockMode.ALTER)
     hazards: tuple[str, ...] = ()
     if isinstance(value, Constraint):
@@ -98,15 +105,23 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
         for role in sorted(unknown):
             remedy = f"Create role {role} on PROD, then run again; nothing was changed."
             draft.refuse("role_missing", key, f"is for role {role}, which PROD does not have", remedy)
-    made: Object = _with_late_defaults(draft, value, source) if isinstance(value, Table) else value
+    made: Object = value
+    if isinstance(value, Table):
+        # The copy of another shape's rows needs the defaults at once.
+        made = shapes.as_shaped(draft, value) if shaped else _with_late_defaults(draft, value, source)
     filled = isinstance(value, Column) and not again and key in draft.decided.backfills
     if filled and isinstance(value, Column):
         made = replace(value, not_null=False)
-    summary = f"{'put back' if again else 'create'} {key}"
+    summary = f"{'put back' if again and not shaped else 'create'} {key}"
     texts = draft.writer.create(made)
     if again and source is draft.current:
         texts = [recast.as_before(draft, key.table, text) for text in texts]
-    node.statements += [draft.statement(text, key, summary, *hazards) for text in texts]
+    created = [draft.statement(text, key, summary, *hazards) for text in texts]
+    if isinstance(value, Table) and shaped:
+        created[1:1] = shapes.copy(draft, value)
+        for policy in shapes.policies_only_here(draft, key):
+            make(draft, policy, draft.decided.whole)
+    node.statements += created
     if filled and isinstance(value, Column):
         node.statements.append(fill(draft, value))
         node.statements += [set_not_null(draft, key)] if value.not_null else []
@@ -152,10 +167,15 @@ def _name_taken(current: Catalog, key: Key) -> Key | None:
 def _may_create(draft: Draft, value: Extension, difference: Difference) -> bool:
     name = value.key.name
     offered = draft.current.available.get(name)
-    if offered is not None and offered.creatable:
+    old = offered is not None and is_older(offered.version, value.version)
+    if offered is not None and offered.creatable and not old:
         return True
-    found = "PROD's server does not offer it" if offered is None else f"{draft.current.me} may not create it"
-    remedy = f"Have an administrator install and create extension {name} on PROD, then run again."
+    found = f"{draft.current.me} may not create it"
+    if offered is None:
+        found = "PROD's server does not offer it"
+    elif old:
+        found = f"DEV has version {value.version}, and PROD's server offers {offered.version}"
+    remedy = f"Have an administrator install and create extension {name} {value.version} on PROD, then run again."
     if any(name in extensions_of(draft.desired.objects.get(key) or draft.desired.column(key)) for key in draft.aspects):
         draft.refuse("extension_missing", value.key, f"it is needed, but {found}", remedy)
     else:

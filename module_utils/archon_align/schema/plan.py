@@ -19,13 +19,15 @@ from ..errors import GateRefused
 from ..findings import Finding
 from ..plan import Statement
 from ..preservation.carried import Carried
-from . import changes, columns, enums, stages
+from . import changes, columns, enums, gaps, removal, shapes, stages
+from .beyond import refuse_unknown
 from .compare import MISSING, Comparison, Difference
 from .costs import transaction_seconds
 from .decided import Decided
 from .draft import DECIDE, Draft
 from .evidence import Evidence
 from .making import change_grants, make, make_missing
+from .mapping import Mapping as Shape
 from .model import VECTOR_INDEX_METHODS, Catalog, Constraint, Enum, Function, Index, Key, Kind, View
 from .notes import notes
 from .stages import Stage
@@ -91,7 +93,7 @@ def plan(
         used = frozenset(
             key
             for key, new in enums.added_labels(comparison, replaced).items()
-            if enums.uses(result.every, new) or _converts_to(comparison, key)
+            if enums.uses(result.every, new) or _converts_to(comparison, key) or _copied_into(comparison, decided, key)
         )
         if not used:
             return result
@@ -107,8 +109,22 @@ def _converts_to(comparison: Comparison, enum: Key) -> bool:
     )
 
 
+def _copied_into(comparison: Comparison, decided: Decided, enum: Key) -> bool:
+    """Do rows of another shape get values of this enum that were none of it?"""
+    for table in decided.shapes.keys() & comparison.desired.objects.keys():
+        shape = Shape(decided, comparison.desired, table)
+        for name, mapped in shape.columns.items():
+            old = shape.origin(name)
+            same = old is not None and enum in decided.whole.depends.get(old.key, ())
+            if enum in comparison.desired.depends.get(mapped.column.key, ()) and not same:
+                return True
+    return False
+
+
 def _attempt(draft: Draft) -> SchemaPlan:
     leave_to_rebuild(draft)
+    removal.choose(draft)
+    shapes.choose(draft)
     _choose(draft)
     for key, problem in draft.closure.refused.items():
         draft.refuse("in_the_way", key, problem)
@@ -117,7 +133,8 @@ def _attempt(draft: Draft) -> SchemaPlan:
     for key, aspects in draft.aspects.items():
         if key not in draft.closure.dropped:
             _provide(draft, key, aspects)
-    dropping = [columns.guard_recomputed(draft, key) for key in sorted(draft.closure.recomputed)]
+    dropping = [columns.release(draft, key) for key in sorted(draft.closure.released)]
+    dropping += [columns.guard_recomputed(draft, key) for key in sorted(draft.closure.recomputed)]
     for key in draft.closure.order():
         draft.lock_tables_of(key, LockMode.ALTER)
         text = draft.closure.drop_text(key, draft.writer)
@@ -136,11 +153,19 @@ def _attempt(draft: Draft) -> SchemaPlan:
         draft.lock(key, LockMode.ALTER)
     renaming = draft.decided.opening
     tidying = stages.forget_leftovers(draft)
-    statements = (*renaming, *draft.setting_aside, *tidying, *dropping, *draft.opening, *providing)
+    statements = (*renaming, *draft.setting_aside, *tidying, *dropping, *draft.moving, *draft.opening, *providing)
     staged = tuple(sorted(draft.stages, key=lambda stage: stage.order))
+    gaps.refuse(draft)
     _require_ownership(draft)
+    refuse_unknown(draft)
     _ask_the_gate(draft, (*statements, *(one for stage in staged for one in stage.statements)))
-    findings = (*draft.decided.findings, *draft.notes, *draft.left.values(), *notes(draft.comparison))
+    findings = (
+        *draft.decided.findings,
+        *draft.notes,
+        *draft.left.values(),
+        *gaps.possible_renames(draft),
+        *notes(draft.comparison),
+    )
     return SchemaPlan(
         draft.comparison,
         statements,
@@ -170,6 +195,7 @@ def _structural(aspects: Mapping[str, Difference]) -> set[str]:
 
 def _choose(draft: Draft) -> None:
     """Decide what can only change by being dropped and made again, dependents and all."""
+    draft.closure.released |= {key for key in draft.aspects if columns.becomes_plain(draft, key)}
     for key, found in draft.aspects.items():
         aspects = _structural(found)
         if not aspects or aspects & {MISSING, "name"}:
@@ -231,7 +257,11 @@ def _put_back(draft: Draft, key: Key) -> None:
         if found_column is not None and found_column.generated == "v" and not column.generated:
             # Made as a stored one, it keeps its computed values when its expression goes.
             make(draft, dataclasses.replace(found_column, generated="s"), source)
-            draft.node(key, source).statements += columns.change(draft, key, draft.aspects[key])
+            released = (columns.release(draft, key), *columns.change(draft, key, draft.aspects[key]))
+            draft.node(key, source).statements += released
+            needed = draft.current.depends.get(Key(Kind.DEFAULT, *key[1:]), frozenset()) - {key}
+            if any("type" in draft.aspects.get(one, ()) for one in needed):
+                draft.refuse("values_not_stored", key, "DEV stores it, PROD computes it from what changes its type")
         else:
             make(draft, column, source)
         return
@@ -251,6 +281,8 @@ def _put_back(draft: Draft, key: Key) -> None:
         draft.refuse(
             "in_the_way", key, f"only PROD has this foreign key, and with DEV's types it could not be: {apart}"
         )
+    elif value is None and shapes.refuse_put_back(draft, key):
+        return
     elif value is None or elsewhere:
         make(draft, found, draft.current)
     elif (answer := draft.evidence.against(wanted, MISSING)) is not None:
@@ -300,8 +332,10 @@ def _provide(draft: Draft, key: Key, aspects: dict[str, Difference]) -> None:
 
 def _require_ownership(draft: Draft) -> None:
     """Only owners may alter and drop; a member of the owner is one."""
-    for key in sorted({*draft.nodes, *draft.closure.dropped, *(stage.table for stage in draft.stages)}):
-        value = draft.current.objects.get(key)
+    for key in sorted(
+        {*draft.nodes, *draft.closure.dropped, *draft.decided.quarantine, *(stage.table for stage in draft.stages)}
+    ):
+        value = draft.decided.whole.objects.get(key)
         owned = value.table if isinstance(value, Index) else key
         if key.kind in (Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
             owned = key.table

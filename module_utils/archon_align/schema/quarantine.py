@@ -66,9 +66,9 @@ def set_aside_column(draft: Draft, key: Key) -> None:
         ),
         (),
     )
-    found = draft.decided.whole.table(key.table)
-    names = dict.fromkeys((*identity, key.part)) if identity or found is None else found.columns
-    shown = ", ".join(_kept(draft, Key(Kind.COLUMN, key.schema, key.name, name)) for name in names)
+    whole = draft.decided.whole.table(key.table)
+    names = dict.fromkeys((*identity, key.part)) if identity or whole is None else whole.columns
+    shown = ", ".join(_kept(draft, Key(Kind.COLUMN, key.schema, key.name, one)) for one in names)
     guard = (
         f"SELECT 1 AS violators, 'rows' AS key WHERE (SELECT count(*) FROM {table}) <> (SELECT count(*) FROM {kept})"
     )
@@ -79,6 +79,21 @@ def set_aside_column(draft: Draft, key: Key) -> None:
         *hand_over(draft, key, name),
         Guard(guard, key.qualified, f"every row of {key.table} was kept (no row may come back)", reason="rows were not kept"),
     ]  # fmt: skip
+
+
+def keep_old_type(draft: Draft, key: Key, name: str) -> list[Statement]:
+    """What becomes of the old form of a replaced type, which now goes by `name`: it is dropped, unless tables that are set
+    aside still hold values of it."""
+    users = (one for one in draft.decided.whole.dependents.get(key, ()) if one.kind is Kind.COLUMN)
+    before = any(f" {QUARANTINE}." in one for one in draft.current.strangers.get(key, ()))
+    if not before and all(draft.current.column(one) is not None for one in users):
+        return [draft.statement(f"DROP TYPE {ident(key.schema, name)}", key, f"the old form of {key}, now unused")]
+    prepare(draft, key)
+    free, made = free_name(draft, name), []
+    if free != name:
+        made.append(draft.statement(f"ALTER TYPE {ident(key.schema, name)} RENAME TO {ident(free)}", key, f"{name} is taken in {QUARANTINE}"))  # fmt: skip
+    text = f"ALTER TYPE {ident(key.schema, free)} SET SCHEMA {ident(QUARANTINE)}"
+    return [*made, draft.statement(text, key, f"the old form of {key}, for what is set aside")]
 
 
 def _kept(draft: Draft, column: Key) -> str:

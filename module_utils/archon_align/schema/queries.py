@@ -35,7 +35,10 @@ SELECT current_setting('server_version_num')::int AS version, current_database()
        (SELECT array_agg(ARRAY[format_type(castsource, NULL), format_type(casttarget, NULL)]) FROM pg_cast) AS casts,
        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
        has_database_privilege(current_database(), 'CREATE') AS creates,
-       (SELECT array_agg(relname::text) FROM pg_class WHERE relnamespace = to_regnamespace('archon_quarantine')::oid) AS quarantined
+       (SELECT array_agg(name::text) FROM (
+          SELECT relname AS name FROM pg_class WHERE relnamespace = to_regnamespace('archon_quarantine')::oid
+          UNION SELECT typname FROM pg_type WHERE typnamespace = to_regnamespace('archon_quarantine')::oid
+          UNION SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('archon_quarantine')::oid) AS found) AS quarantined
 WHERE %(schemas)s::text[] IS NOT NULL
 """
 
@@ -126,7 +129,7 @@ SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text 
        format_type(a.atttypid, NULL) AS base, a.attnotnull AS not_null, pg_get_expr(d.adbin, d.adrelid) AS default_text, d.oid::bigint AS default_oid,
        a.attgenerated::text AS generated, a.attidentity::text AS identity, a.attinhcount > 0 AS inherited,
        CASE WHEN a.attcollation <> t.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
-       CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text ELSE '' END AS storage,
+       CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text ELSE '' END AS storage, t.typstorage::text AS type_storage,
        a.attcompression::text AS compression, coalesce(a.attstattarget, -1)::int AS statistics, coalesce(a.attoptions, '{}')::text[] AS options
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
