@@ -31,6 +31,15 @@ from .portable import same_meaning
 from .vectors import half_way
 
 MISSING = "missing"
+# What is told of but is no object of its own: circumstances of objects, or of the whole database.
+NO_OBJECTS = frozenset(
+    {
+        "default privileges", "special NOT NULL constraint", "foreign key that is switched off", "large objects",
+        "trigger of a partition in a state of its own", "place of storage", "inheritance across the aligned schemas",
+        "dependency on an extension", "schema outside the aligned ones", "security label", "setting of the database",
+        "comment on an extension", "privileges withheld from the owner",
+    }
+)  # fmt: skip
 MAINTAIN_SINCE = 170000
 # Kinds that PostgreSQL opens to PUBLIC by itself: where DEV has closed one, PROD's openness is nobody's wish.
 _OPEN_BY_DEFAULT = frozenset({Kind.FUNCTION, Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE})
@@ -40,7 +49,7 @@ _CLOSED_PUBLIC_SINCE = 150000
 _UNCOMPARED = {
     "key", "columns", "estimated_rows", "keys", "predicate", "expression", "signature",
     "kind", "defaults", "base", "identity_sequence", "inherited", "nulls_equal", "method", "unique", "references",
-    "referenced_columns", "validated", "attributes", "version", "schema", "unproved",
+    "referenced_columns", "validated", "attributes", "version", "schema", "unproved", "type_storage",
 }  # fmt: skip
 _TEXTS = {"definition", "default", "using", "check", "bound", "partition_key"}
 
@@ -107,6 +116,12 @@ class _Comparer:
             differences += self._attachments(key, key)
         # A table that only PROD has says enough: its parts are not named one by one.
         self.only += [str(key) for key in extra - self.half_way if self._owner_of(key) not in extra]
+        known = {(one.kind, one.name) for one in self.desired.unmodelled}
+        self.only += [
+            f"{one.kind} {one.name}"
+            for one in self.current.unmodelled
+            if (one.kind, one.name) not in known and one.kind not in NO_OBJECTS
+        ]
         return Comparison(
             self.desired,
             self.current,

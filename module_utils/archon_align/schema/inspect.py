@@ -155,6 +155,7 @@ class _Reader(Reading):
             identity_sequence=identity["name"] if identity else "",
             collation=self.portable.optional(row["collation"]),
             storage=row["storage"],
+            type_storage=row["type_storage"],
             compression=row["compression"],
             statistics=row["statistics"],
             options=tuple(sorted(row["options"])),

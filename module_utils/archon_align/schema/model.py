@@ -6,6 +6,7 @@ place of its schema (see portable.py), so that `public.vector` here equals `exte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -78,7 +79,7 @@ def readable(text: str) -> str:
 class Column:
     """`type` has its modifiers, `base` has not. `generated` is '', 's' (stored) or 'v' (virtual); `default` then holds the
     expression. `identity` is '', 'a' (always) or 'd' (by default). `inherited`: it comes from a parent table.
-    `unproved`: NOT NULL holds for new rows, while those that were there have not been looked at."""
+    `storage` is PostgreSQL's letter where it is not the type's own, `type_storage`. `unproved`: NOT NULL holds for new rows, while those that were there have not been looked at."""
 
     key: Key
     type: str
@@ -91,6 +92,7 @@ class Column:
     identity_sequence: str = ""
     collation: str | None = None
     storage: str = ""
+    type_storage: str = ""
     compression: str = ""
     statistics: int = -1
     options: tuple[str, ...] = ()
@@ -244,6 +246,17 @@ class Extension:
     key: Key
     schema: str
     version: str
+
+
+def is_older(one: str, other: str) -> bool:
+    """Is version `one` before `other`? Numbers compare as numbers, whatever stands between them."""
+
+    def parts(version: str) -> list[tuple[int, str]]:
+        return [
+            (int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[a-z]+", version.lower())
+        ]
+
+    return parts(one) < parts(other)
 
 
 @dataclass(frozen=True, slots=True)

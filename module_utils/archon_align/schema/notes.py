@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ..findings import Finding
 from .compare import Comparison
-from .model import Catalog, Constraint, Extension, Function, Index, Key, Kind, Table, Trigger
+from .model import Catalog, Constraint, Domain, Extension, Function, Index, Key, Kind, Table, Trigger, is_older
 from .portable import same_meaning
+
+# What a function's text says, without comments and strings: a field of the row, an error, a query whose result goes nowhere.
+_SAID = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
+_FIELD = re.compile(r"\b(?:new|old)\.(\w+)", re.IGNORECASE)
+_RAISES = re.compile(r"\braise\b(?!\s+(?:notice|info|log|debug|warning)\b)", re.IGNORECASE)
+_NO_DESTINATION = re.compile(
+    r"(?:;|\bbegin\b|\bthen\b|\belse\b|\bloop\b)\s*(?:select|with)\b(?:(?!\binto\b)[^;])*;", re.IGNORECASE
+)
 
 
 def notes(comparison: Comparison) -> Iterator[Finding]:
@@ -41,7 +50,7 @@ def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
             where = f"exists on {'DEV' if place in desired else 'PROD'} only"
         yield Finding(
             "unmodelled",
-            "warning" if place in desired else "info",
+            "warning" if place in desired or kind == "rule" else "info",
             f"{kind} {name}",
             f"{where}; this kind of object is not changed",
             "Align it by hand if it matters.",
@@ -62,14 +71,37 @@ def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
 def _extension_versions(comparison: Comparison) -> Iterator[Finding]:
     for key, wanted in sorted(comparison.desired.objects.items()):
         found = comparison.current.objects.get(key)
-        if isinstance(wanted, Extension) and isinstance(found, Extension) and wanted.version != found.version:
-            yield Finding(
-                "extension_version",
-                "info",
-                str(key),
-                f"version {found.version} on PROD, {wanted.version} on DEV",
-                f"ALTER EXTENSION {key.name} UPDATE on the older side, if its server offers the version.",
-            )
+        if not isinstance(wanted, Extension):
+            continue
+        offered = comparison.current.available.get(key.name)
+        if isinstance(found, Extension) and wanted.version != found.version:
+            behind = is_older(found.version, wanted.version)
+            where = f"version {found.version} on PROD, {wanted.version} on DEV"
+            if not behind:
+                remedy = f"ALTER EXTENSION {key.name} UPDATE on DEV, if its server offers the version."
+            elif offered is not None and not is_older(offered.version, wanted.version):
+                remedy = f"ALTER EXTENSION {key.name} UPDATE on PROD, whose server offers {offered.version}."
+            else:
+                where += f"; PROD's server offers no newer one than {offered.version if offered else found.version}"
+                remedy = f"Have extension {key.name} {wanted.version} installed on PROD's server, then ALTER EXTENSION {key.name} UPDATE."
+            yield Finding("extension_version", "warning" if behind else "info", str(key), where, remedy)
+        elif found is None and offered is not None and offered.version != wanted.version:
+            message = f"PROD gets version {offered.version}, which its server offers; DEV has {wanted.version}"
+            yield Finding("extension_version", "info", str(key), message, "Nothing, unless DEV's version matters.")
+
+
+def _can_fail(comparison: Comparison, trigger: Key) -> bool:
+    """Does the text of a trigger's function say that it can make a write fail?"""
+    table = comparison.desired.table(trigger.table)
+    columns = {name.lower() for name in table.columns} if table is not None else set()
+    for key in comparison.current.depends.get(trigger, ()):
+        found = comparison.current.objects.get(key)
+        if isinstance(found, Function):
+            text = _SAID.sub(" ", found.definition)
+            unknown = {match[1].lower() for match in _FIELD.finditer(text)} - columns
+            if unknown or _RAISES.search(text) or _NO_DESTINATION.search(text):
+                return True
+    return False
 
 
 def _stumbling_blocks(comparison: Comparison) -> Iterator[Finding]:
@@ -104,19 +136,33 @@ def _stumbling_blocks(comparison: Comparison) -> Iterator[Finding]:
             narrowing[value.type]
             if isinstance(value, Constraint)
             else "trigger"
-            if isinstance(value, Trigger) and value.enabled != "D"
+            if isinstance(value, Trigger) and value.enabled not in ("D", "R")
             else "unique index"
             if isinstance(value, Index) and value.unique
             else None
         )
+        if isinstance(value, Constraint) and value.definition.endswith(" NOT ENFORCED"):
+            continue
         if what is not None:
-            yield Finding(
-                "may_block_writes",
-                "error" if what == "check" else "warning",
-                str(key),
-                f"only PROD has this {what}; writes that DEV's schema allows can fail or change under it",
-                "Keep it if it is wanted; otherwise drop it on PROD by hand.",
-            )
+            fails = what == "check" or (what == "trigger" and _can_fail(comparison, key))
+            yield _may_block(str(key), what, fails=fails)
+    for key in sorted(desired.objects.keys() & current.objects.keys()):
+        one, other = desired.objects[key], current.objects[key]
+        if isinstance(one, Domain) and isinstance(other, Domain):
+            for name in sorted(other.constraints.keys() - one.constraints.keys()):
+                yield _may_block(f"constraint {name} of {key}", "check", fails=True)
+        elif isinstance(one, Table) and isinstance(other, Table) and other.row_security and not one.row_security:
+            yield _may_block(f"row security of {key}", "row security", fails=False)
+
+
+def _may_block(name: str, what: str, *, fails: bool) -> Finding:
+    return Finding(
+        "may_block_writes",
+        "error" if fails else "warning",
+        name,
+        f"only PROD has this {what}; writes that DEV's schema allows can fail or change under it",
+        "Keep it if it is wanted; otherwise drop it on PROD by hand.",
+    )
 
 
 def _overloads(comparison: Comparison) -> Iterator[Finding]:

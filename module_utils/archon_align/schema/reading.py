@@ -24,6 +24,7 @@ class Class(IntEnum):
     TRIGGER = 2620
     POLICY = 3256
     NAMESPACE = 2615
+    STATISTIC = 3381
 
 
 class Reading:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import queries
-from .model import OWNER, Grant, Key, Kind, Size, Unmodelled
+from .model import OWNER, Grant, Key, Kind, Size, Table, Unmodelled
 from .other_kinds import UNMODELLED
 from .reading import Class, Reading, Row
 
@@ -87,9 +87,19 @@ def dependencies(reading: Reading) -> tuple[dict[Key, frozenset[Key]], dict[Key,
             continue
         if one is not None:
             found.setdefault(one, set()).add(other)
-        elif normal:
+        elif normal or _vanishes(reading, place[0], other):
             strangers.setdefault(place, set()).add(other)
     return {key: frozenset(needed) for key, needed in found.items()}, _described(reading, strangers)
+
+
+def _vanishes(reading: Reading, catalog: int, other: Key) -> bool:
+    """Would it go without a word if `other` were dropped to be made anew? A table's rules and statistics stay with it."""
+    if catalog not in (Class.REWRITE, Class.STATISTIC):
+        return False
+    table = reading.objects.get(other.table) if other.kind is Kind.COLUMN else None
+    if isinstance(table, Table):
+        return catalog == Class.STATISTIC and table.columns[other.part].generated != ""
+    return other.kind in (Kind.VIEW, Kind.MATVIEW)
 
 
 def _described(reading: Reading, strangers: dict[tuple[int, int, int], set[Key]]) -> dict[Key, tuple[str, ...]]:

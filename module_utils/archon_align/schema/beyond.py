@@ -1,0 +1,53 @@
+"""What a server's version does not know: found before anything runs, and refused by name. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .draft import Draft
+from .model import Column, Constraint, Index, Object, Sequence, Table, View
+
+_SET_COLUMNS = re.compile(r" ON DELETE SET (NULL|DEFAULT) \(")
+
+
+def refuse_unknown(draft: Draft) -> None:
+    """Refuse what DEV has and PROD's version cannot have, naming the version that can."""
+    version = draft.current.version // 10000
+    for key in sorted(draft.aspects):
+        value = draft.desired.objects.get(key) or draft.desired.column(key)
+        for what, since in _features(value) if value is not None else ():
+            if version < since:
+                message = f"{what}: PostgreSQL {since} and later can have it, PROD is version {version}"
+                remedy = f"Upgrade PROD to PostgreSQL {since}, or give {key.qualified} a form on DEV that both versions know; nothing was changed."
+                draft.refuse("server_too_old", key, message, remedy)
+
+
+def _features(value: Object) -> Iterator[tuple[str, int]]:
+    match value:
+        case Table():
+            for column in value.columns.values():
+                yield from _features(column)
+                if column.identity and value.partition_key:
+                    yield f"identity column {column.key.part} of a partitioned table", 17
+            if value.partition_key and value.method not in (None, "heap"):
+                yield "access method of a partitioned table", 17
+        case Column(generated="v"):
+            yield f"virtual generated column {value.key.part}", 18
+        case Constraint():
+            if value.definition.endswith(" NOT ENFORCED"):
+                yield "NOT ENFORCED", 18
+            if " WITHOUT OVERLAPS)" in value.definition or (value.type == "f" and ", PERIOD " in value.definition):
+                yield "a key over periods of time", 18
+            if value.nulls_equal:
+                yield "NULLS NOT DISTINCT", 15
+            if value.type == "f" and _SET_COLUMNS.search(value.definition):
+                yield "ON DELETE SET of some columns", 15
+        case Index(nulls_equal=True):
+            yield "NULLS NOT DISTINCT", 15
+        case View() if any(one.startswith("security_invoker=") for one in value.options):
+            yield "security_invoker", 15
+        case Sequence(persistence="u"):
+            yield "an unlogged sequence", 15
+        case _:
+            return
