@@ -14,17 +14,19 @@ description:
   - Compares the two catalogues, and rehearses the phases data and templates in check mode. What they would still do is what
     is not aligned.
   - Judges the plan's five critical success criteria, each with its evidence. What only a running Archon can tell is C(null).
-  - Every session is read-only and the execution gate refuses what mutates. Writes C(snapshot-after.json) to the artifacts
-    folder and nothing to a database, so it never reports C(changed).
+  - Judges on read-only sessions, on which the execution gate refuses what mutates. Writes C(snapshot-after.json) to the artifacts
+    folder.
+  - When every criterion is met, removes the old vectors that a change of dimensions has kept in schema C(archon_quarantine), if all
+    of their rows have new ones. That is all that it changes.
 attributes:
   check_mode:
-    description: Judges the present state in the same way, and never fails for an unmet criterion.
+    description: Judges the present state in the same way, and never fails for an unmet criterion. Predicts what would be removed.
     support: full
   diff_mode:
     description: There is nothing to compare, as nothing is changed.
     support: none
   idempotent:
-    description: Changes nothing.
+    description: What was removed is not there any more; a second run changes nothing.
     support: full
 options:
   embedding_provider:
@@ -80,7 +82,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 status:
-  description: C(aligned), C(drift) (a criterion is unmet and that is not enforced), or C(failed).
+  description: >-
+    C(aligned), C(changed) (vectors that new ones have replaced were removed), C(drift) (a criterion is unmet and that is not
+    enforced; or check mode, something would be removed), or C(failed).
   returned: always
   type: str
   sample: aligned
@@ -89,6 +93,13 @@ seconds:
   returned: always
   type: float
   sample: 0.412
+statements:
+  description: The statements that remove vectors which new ones have replaced, the same in both modes.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - DROP TABLE "archon_quarantine"."archon_crawled_pages__embedding_1536"
 findings:
   description: What a person should know, each with code, severity, object, message and remedy.
   returned: always

@@ -14,7 +14,7 @@ from .draft import DECIDE, Draft
 from .evidence import misfits
 from .model import Column, Constraint, Key, Kind, Sequence
 from .quarantine import set_aside_column
-from .vectors import COMPUTE_ANEW, changes_dimensions
+from .vectors import COMPUTE_ANEW, changes_dimensions, require_indexable
 
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 _REPLACED = "_replaced"
@@ -53,8 +53,6 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     made: list[Statement] = []
     if old.identity and not new.identity:
         made += _leave_identity(draft, old, new)
-    if old.generated and not new.generated:
-        made.append(_alter(draft, key, "DROP EXPRESSION", "keeps the computed values"))
     if aspects.keys() & {"type", "collation"}:
         made += _retype(draft, old, new, aspects)
     elif "default" in aspects and new.default is None and old.default is not None and not old.generated:
@@ -75,6 +73,19 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
         made.append(draft.statement(text, key, f"identity options of {key}"))
     made += _settings(draft, new, aspects)
     return made
+
+
+def becomes_plain(draft: Draft, key: Key) -> bool:
+    """Is it a stored computed column that DEV has as a plain one?"""
+    new, old = draft.desired.column(key), draft.current.column(key)
+    if key.kind is not Kind.COLUMN or new is None or old is None:
+        return False
+    return "generated" in draft.aspects[key] and old.generated == "s" and not new.generated
+
+
+def release(draft: Draft, key: Key) -> Statement:
+    """A stored computed column becomes a plain one, before anything that it is computed from changes."""
+    return _alter(draft, key, "DROP EXPRESSION", "keeps the computed values")
 
 
 def guard_recomputed(draft: Draft, key: Key) -> Statement:
@@ -169,6 +180,8 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
     if answer is not None:
         remedy = COMPUTE_ANEW if changes_dimensions(old, new) else DECIDE
         draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}", remedy)
+    elif changes_dimensions(old, new):
+        require_indexable(draft, key, new)
     for one in draft.current.on_table.get(key.table, ()):
         equal = draft.evidence.against(one, "type")
         if equal is not None and key not in draft.decided.conversions:
@@ -207,8 +220,8 @@ def _settings_again(draft: Draft, key: Key, aspects: dict[str, Difference]) -> l
 def _settings(draft: Draft, new: Column, aspects: dict[str, Difference]) -> list[Statement]:
     made = []
     if "storage" in aspects:
-        # The type's own strategy has no name in the catalogue; DEFAULT is understood since version 16.
-        words = STORAGE.get(new.storage, "DEFAULT")
+        # By name: versions before 16 do not understand SET STORAGE DEFAULT.
+        words = STORAGE[new.storage or new.type_storage]
         made.append(_alter(draft, new.key, f"SET STORAGE {words}", "storage"))
     if "compression" in aspects:
         made.append(

@@ -16,7 +16,8 @@ from psycopg import sql
 
 from ..database.session import Session
 from ..embedding.kinds import COLUMN, KINDS
-from .model import Catalog, Column, Index, Key, Kind, readable
+from .ddl import ident
+from .model import VECTOR_INDEX_METHODS, Catalog, Column, Index, Key, Kind, readable
 from .portable import extensions_in
 from .widening import split
 
@@ -30,6 +31,7 @@ COMPUTE_ANEW = (
 )
 _NAME_BYTES = 63
 _SUFFIX = "_rebuilt"
+_MOST_INDEXED = {"vector": 2000, "halfvec": 4000}
 # Made of the column's type and name in ways that only hold once the new column is in its place.
 _FOLLOWERS = frozenset({Kind.VIEW, Kind.MATVIEW, Kind.FUNCTION, Kind.CONSTRAINT})
 
@@ -66,6 +68,26 @@ def misfit(old: Column, new: Column, column: str, extension_schemas: Mapping[str
         return f"{column} IS NOT NULL"
     dimensions = sql.Identifier(extension_schemas.get("vector", "public"), "vector_dims").as_string(None)
     return f"{dimensions}({column}) <> {limit[0]}"
+
+
+def require_indexable(draft: Draft, column: Key, new: Column) -> None:
+    """Refuse dimensions for which PROD's indexes on `column` could not be built again."""
+    base, limit, _ = split(new.type)
+    most = _MOST_INDEXED.get(base.rpartition(".")[2])
+    if not limit or most is None or limit[0] <= most:
+        return
+    for key in draft.current.on_table.get(column.table, ()):
+        found = draft.current.objects[key]
+        if not isinstance(found, Index) or found.method not in VECTOR_INDEX_METHODS or key in draft.closure.dropped:
+            continue
+        opening = f" USING {found.method} ("
+        if any(f"{opening}{name} " in found.definition for name in (column.part, ident(column.part))):
+            draft.refuse(
+                "vector_index_limit",
+                key,
+                f"{found.method} takes at most {most} dimensions, and {column} is to have {limit[0]}",
+                f"DROP INDEX {ident(key.schema, key.name)} on PROD, as DEV cannot have it either, then run again; nothing was changed.",
+            )
 
 
 # -- the column beside -----------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Phase 6: look at everything once more, judge the plan's criteria, change nothing."""
+"""Phase 6: look at everything once more and judge the plan's criteria. All that it changes: once they are met, vectors that new
+ones have replaced are kept no longer."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from ..schema.inspect import inspect_both
 from ..settings import phase as settings_phase
 from ..templates import phase as templates_phase
 from .criteria import Criterion, Facts, Rehearsal, Schemas, judge
+from .old_vectors import release
 from .state import Embedded, counts, embedded, probes, protected, row_counts
 
 # The settings phase says the same when it changed something.
@@ -43,7 +45,8 @@ class Options:
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
-    """Judge the five criteria by what is found now; writes snapshot-after.json and nothing to any database.
+    """Judge the five criteria by what is found now; writes snapshot-after.json. Vectors that a change of dimensions set aside are
+    removed when all are met; nothing else is written to any database.
 
     An unmet criterion comes as the outcome's `error`, so that everything that was found still reaches the report.
     Raises AlignError when PROD cannot be examined at all.
@@ -58,12 +61,18 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     error = None
     if options.enforce and not context.check and any(criterion.mended for criterion in unmet):
         error = _unmet(unmet)
-    status: Status = "failed" if error else "drift" if unmet else "aligned"
+    released = release(context, facts.search, passed=not unmet)
+    error = error or released.error
+    changed = bool(released.statements)
+    done: Status = "drift" if unmet or (changed and context.check) else "changed" if changed else "aligned"
     return PhaseOutcome(
         context.phase,
-        status,
+        "failed" if error else done,
         seconds=time.monotonic() - started,
-        findings=_findings(context, results, unmet),
+        changed=changed,
+        statements=released.statements,
+        findings=[*_findings(context, results, unmet), *released.findings],
+        proofs=released.proofs,
         details=_details(context, facts, criteria),
         error=error,
     )

@@ -15,11 +15,12 @@ import psycopg
 import pytest
 from archon_align.context import Context
 from archon_align.database.session import open_session
-from archon_align.embedding import kept, phase, search_phase
+from archon_align.embedding import kept, phase, search_phase, swap
 from archon_align.embedding.phase import Options
 from archon_align.errors import AlignError
 from archon_align.outcome import PhaseOutcome
 from archon_align.schema import phase as schema_phase
+from archon_align.schema.apply import apply
 from embedding_rows import FUNCTION, GRANTS, TABLES
 
 from lab.embedding_service import RunningService
@@ -252,6 +253,32 @@ def test_what_archon_writes_meanwhile_is_not_lost(world: World) -> None:
         (one,) for one in written
     ]
     assert world.value(f"SELECT count(*) FROM {PAGES} WHERE embedding IS NULL") == 0
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_row_that_comes_in_at_the_last_moment_is_embedded_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Before the vectors change places where that can be had, else right afterwards; its old vector is kept in any case."""
+    written: list[None] = []
+
+    def late(*args: Any, **fields: Any) -> Any:
+        if len(written) < times:
+            world.rows(
+                f"INSERT INTO {PAGES} (url, chunk_number, content, embedding) VALUES ('late', {len(written)}, 'Late.', '[9, 8, 7, 6]')"
+            )
+            written.append(None)
+        return apply(*args, **fields)
+
+    monkeypatch.setattr(swap, "apply", late)
+    world.schema()
+    world.rebuild()
+    done = world.search()
+    assert done.error is None
+    assert len(written) == min(times, swap._TRIES)
+    assert world.value(f"SELECT count(*) FROM {COPY} WHERE embedding = '[9, 8, 7, 6]'") == len(written)
+    assert world.value(f"SELECT count(*) FROM {PAGES} WHERE embedding IS NULL") == 0
+    assert world.columns()["embedding"] == "vector(768)"
 
 
 def test_rows_that_get_no_new_vector_keep_their_old_one_in_quarantine(world: World, service: RunningService) -> None:

@@ -405,3 +405,18 @@ def test_the_reader_bounds_what_it_holds(prod: str, make_context: Callable[..., 
         assert found is not None
         read = [row.id for row in rows_without_embedding(session, found, Limits(4, 2000))]
     assert read == list(range(1, 94))
+
+
+def test_a_walk_ends_though_rows_come_in_faster_than_they_are_read(
+    prod: str, make_context: Callable[..., Context]
+) -> None:
+    context = make_context(prod, check=True)
+    read = 0
+    with open_session(context, context.prod) as session:
+        found = find_table(session, KINDS[0], vector_type(session))
+        assert found is not None
+        for row in rows_without_embedding(session, found, Limits(8, 2000)):
+            read += 1
+            assert row.id <= 93
+            query(prod, f"INSERT INTO archon_crawled_pages (url, chunk_number, content) VALUES ('new', {read}, 'x')")
+    assert read == 93
