@@ -21,6 +21,7 @@ class Closure:
         self.current = current
         self.dropped: set[Key] = set()
         self.recomputed: set[Key] = set()
+        self.released: set[Key] = set()
         self.refused: dict[Key, str] = {}
 
     def drop(self, key: Key, because: Key | None = None) -> None:
@@ -29,6 +30,8 @@ class Closure:
         while pending:
             one, reason = pending.pop()
             if one in self.dropped:
+                continue
+            if self.releases(one):
                 continue
             if self.computes(one):
                 one = Key(Kind.COLUMN, one.schema, one.name, one.part)
@@ -95,6 +98,10 @@ class Closure:
     def computes(self, key: Key) -> bool:
         """Is `key` the expression of a computed column?"""
         return key.kind is Kind.DEFAULT and self._generated(key)
+
+    def releases(self, key: Key) -> bool:
+        """Is `key` an expression that is dropped first, so that its column keeps the computed values?"""
+        return key.kind is Kind.DEFAULT and Key(Kind.COLUMN, *key[1:]) in self.released
 
     def _generated(self, key: Key) -> bool:
         column = self.current.column(Key(Kind.COLUMN, key.schema, key.name, key.part))
