@@ -9,6 +9,7 @@ import psycopg
 
 from ..database.failures import server_error
 from ..database.session import Session
+from ..errors import AlignError
 from . import queries
 from .ddl import COMPRESSION, STORAGE, storage_options
 from .model import (
@@ -39,6 +40,7 @@ from .reading import Class, Reading, Row
 from .surroundings import comments, default_grants, dependencies, grants, sizes, unmodelled
 
 _VIEW_KINDS = {"v": Kind.VIEW, "m": Kind.MATVIEW}
+_GONE = "???"  # how format_type names a type that is not there
 _TYPE_KINDS = {"e": Kind.ENUM, "d": Kind.DOMAIN}
 
 
@@ -141,6 +143,15 @@ class _Reader(Reading):
         identity = identities.get((row["relation"], row["number"]))
         key = Key(Kind.COLUMN, owner.schema, owner.name, row["name"])
         self.keys[Class.CLASS, row["relation"], row["number"]] = key
+        if row["base"] == _GONE:
+            raise AlignError(
+                f"The catalogue of {self.session.target.name} is damaged.",
+                object_name=str(key),
+                expected="a column of a type that exists",
+                found="its type is not in pg_type",
+                remedy="Restore the database from a backup, or drop the column by hand; nothing was changed.",
+                code="catalogue_damaged",
+            )
         if row["default_oid"] is not None:
             self.keys[Class.ATTRDEF, row["default_oid"], 0] = Key(Kind.DEFAULT, owner.schema, owner.name, row["name"])
         return Column(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from archon_align.context import Context, Run
 from archon_align.database.session import Session, open_session
 from archon_align.database.target import Target
 from archon_align.embedded.server import EmbeddedServer
+from archon_align.errors import AlignError
 from archon_align.schema.compare import Comparison, compare
+from archon_align.schema.evidence import Evidence
 from archon_align.schema.inspect import inspect
-from archon_align.schema.model import Catalog
+from archon_align.schema.model import Available, Catalog, Column, Extension, Key, Kind, Table
 from archon_align.schema.notes import notes
-from schema_worlds import RUN_ID, make_database, prepare
+from archon_align.schema.plan import plan
+from schema_worlds import RUN_ID, World, facts, make_database, prepare
 
 # Everything that the model knows and one of every other kind of object, in schema `s`.
 BASE = """
@@ -374,6 +377,7 @@ CREATE TRIGGER theirs BEFORE UPDATE ON auth.users FOR EACH ROW EXECUTE FUNCTION 
 class Rich:
     """A database with the base schema, and how it reads."""
 
+    dsn: str
     session: Session
     admin: psycopg.Connection
     base: Catalog
@@ -399,7 +403,7 @@ def rich(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> It
             session.connection.prepare_threshold = (
                 1  # the same queries again and again: planning them is most of their time
             )
-            yield Rich(session, session.connection, inspect(session, ("s",)))
+            yield Rich(server.dsn(name), session, session.connection, inspect(session, ("s",)))
         admin.execute("ALTER SUBSCRIPTION sub DISABLE; DROP SUBSCRIPTION sub; DROP SCHEMA s CASCADE")
         admin.execute("DROP TABLESPACE side")
 
@@ -430,3 +434,139 @@ def test_a_change_is_seen(rich: Rich, change: Change) -> None:
     for desired, current in ((changed, rich.base), (rich.base, changed)):
         new = rich.told(compare(desired, current)) - before
         assert [text for text in new if change.seen in text], f"expected {change.seen!r} in {sorted(new)}"
+
+
+T = "CREATE TABLE t (id int PRIMARY KEY, a text, n int);"
+
+
+def test_what_a_put_back_object_had_is_put_back(make_world: Callable[..., World]) -> None:
+    text = """CREATE VIEW v AS SELECT id, n FROM t; ALTER VIEW v ALTER n SET DEFAULT 7; GRANT UPDATE (n) ON v TO anon; COMMENT ON COLUMN v.n IS 'c';
+    CREATE MATERIALIZED VIEW m WITH (fillfactor = 60, toast.autovacuum_enabled = off) AS SELECT id, a, n FROM t; ALTER MATERIALIZED VIEW m ALTER n SET STATISTICS 40, ALTER a SET STORAGE EXTERNAL, ALTER n SET (n_distinct = 3);
+    CREATE INDEX i_m ON m ((n * 2)); ALTER INDEX i_m ALTER COLUMN 1 SET STATISTICS 300; ALTER MATERIALIZED VIEW m CLUSTER ON i_m;
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$; CREATE TRIGGER tr INSTEAD OF UPDATE ON v FOR EACH ROW EXECUTE FUNCTION touch(); COMMENT ON TRIGGER tr ON v IS 'c';"""
+    world = make_world(T.replace("n int", "n bigint") + text, T + "INSERT INTO t VALUES (1, 'x', 2);" + text)
+    assert world.align().status == "changed"
+    assert facts(world.prod.dump("-n", f'"{world.schema.replace(chr(34), chr(34) * 2)}"')) == facts(
+        world.dev.dump("-n", f'"{world.schema.replace(chr(34), chr(34) * 2)}"')
+    )
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "CREATE VIEW v AS SELECT n FROM t; CREATE RULE r AS ON INSERT TO v DO INSTEAD NOTHING;",
+        "CREATE MATERIALIZED VIEW m AS SELECT id, n FROM t; CREATE STATISTICS stat ON id, n FROM m;",
+        "ALTER TABLE t ADD g int GENERATED ALWAYS AS (n * 2) STORED; CREATE STATISTICS stat ON a, g FROM t;",
+    ],
+)
+def test_what_would_vanish_without_a_word_is_refused(make_world: Callable[..., World], stranger: str) -> None:
+    world = make_world(T.replace("n int", "n bigint") + stranger, T + stranger)
+    before = world.prod.picture(world.schema)
+    outcome = world.align()
+    assert outcome.status == "decision_needed"
+    assert {one.code for one in outcome.findings if one.severity == "error"} == {"in_the_way"}
+    assert world.prod.picture(world.schema) == before
+
+
+def test_small_settings_are_aligned_in_place(make_world: Callable[..., World]) -> None:
+    prod = (
+        T
+        + "CREATE INDEX i ON t ((n * 2)); CREATE DOMAIN d AS int CONSTRAINT c CHECK (value > 0); ALTER TABLE t ADD UNIQUE (a); ALTER TABLE t ALTER a SET STORAGE MAIN, ADD i int GENERATED ALWAYS AS IDENTITY;"
+    )
+    dev = (
+        T
+        + """CREATE INDEX i ON t ((n * 2)); CREATE DOMAIN d AS int CONSTRAINT c CHECK (value > 0); ALTER TABLE t ADD UNIQUE (a) WITH (fillfactor = 50); ALTER TABLE t ADD i int GENERATED ALWAYS AS IDENTITY;
+    ALTER INDEX i ALTER COLUMN 1 SET STATISTICS 300; ALTER TABLE t CLUSTER ON t_a_key; ALTER TABLE t ALTER n SET (n_distinct = 5); COMMENT ON CONSTRAINT c ON DOMAIN d IS 'c';
+    COMMENT ON SEQUENCE t_i_seq IS 'c'; COMMENT ON COLUMN t.i IS 'other'; GRANT USAGE ON SEQUENCE t_i_seq TO anon; ALTER TABLE t SET (toast.autovacuum_enabled = off);"""
+    )
+    world = make_world(dev, prod)
+    assert world.align().status == "changed"
+    assert not [one for one in world.align().statements if "DROP" in one.sql]
+    name = '"' + world.schema.replace('"', '""') + '"'
+    assert facts(world.prod.dump("-n", name)) == facts(world.dev.dump("-n", name))
+
+
+def test_what_only_prod_has_is_counted_and_named(make_world: Callable[..., World]) -> None:
+    function = "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$; CREATE TRIGGER {} BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION {}();"
+    prod = (
+        T
+        + "ALTER TABLE t ADD must int NOT NULL, ADD CONSTRAINT low CHECK (n < 5); CREATE DOMAIN d AS int CONSTRAINT c CHECK (value > 0); CREATE AGGREGATE total(int) (sfunc = int4pl, stype = int);"
+        + "CREATE RULE r AS ON UPDATE TO t DO INSTEAD NOTHING; CREATE TABLE own (a int); CREATE SEQUENCE free; GRANT SELECT ON t TO anon; COMMENT ON TABLE t IS 'c'; ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+        + function.format("f1", "NEW.nowhere := 1", "unknown_field", "f1")
+        + function.format("f2", "RAISE EXCEPTION 'no'", "raises", "f2")
+        + function.format("f3", "SELECT 1", "no_destination", "f3")
+        + function.format("f4", "-- raise\nNEW.a := 'select; raise'", "harmless", "f4")
+    )
+    world = make_world(T + "CREATE DOMAIN d AS int;", prod)
+    outcome = world.align()
+    schema = world.schema
+    only = set(outcome.details["schema"]["only_in_prod"])
+    expected = (
+        *(f"trigger {schema}.t.{name}" for name in ("unknown_field", "raises", "no_destination", "harmless")),
+        *(f"function {schema}.f{number}()" for number in (1, 2, 3, 4)),
+        *(f"column {schema}.t.must", f"constraint {schema}.t.low", f"constraint c of domain {schema}.d"),
+        *(f"table {schema}.own", f"sequence {schema}.free", f"grant SELECT to anon on table {schema}.t"),
+        *(f"comment on table {schema}.t", f"row security of table {schema}.t"),
+    )
+    assert only >= set(expected)
+    assert {one.partition(" ")[0] for one in only - set(expected)} == {"aggregate", "rule"}
+    errors = {one.object.rpartition(".")[2] for one in outcome.findings if one.severity == "error"}
+    assert errors == {"must", "low", "d", "unknown_field", "raises", "no_destination"}
+
+
+@pytest.mark.parametrize(
+    "catalog", ["pg_policy", "pg_trigger", "pg_class", "pg_roles", "pg_default_acl", "pg_foreign_server"]
+)
+def test_a_catalogue_that_cannot_be_read_is_named(rich: Rich, tmp_path: Path, catalog: str) -> None:
+    context = _context(rich.dsn, tmp_path)
+    with open_session(context, context.prod) as session:
+        session.connection.execute("BEGIN")
+        session.connection.execute(f"REVOKE SELECT ON pg_catalog.{catalog} FROM PUBLIC".encode())
+        session.connection.execute("SET LOCAL ROLE anon")
+        with pytest.raises(AlignError) as failure:
+            inspect(session, ("s",))
+        session.connection.execute("ROLLBACK")
+    assert failure.value.code == "missing_privilege"
+    assert catalog in str(failure.value)
+
+
+def test_a_column_of_a_type_that_is_gone_is_named(rich: Rich) -> None:
+    rich.admin.execute("BEGIN")
+    rich.admin.execute("SET LOCAL allow_system_table_mods = on")
+    rich.admin.execute(
+        "UPDATE pg_attribute SET atttypid = 99999 WHERE attrelid = 's.never'::regclass AND attname = 'a'"
+    )
+    with pytest.raises(AlignError, match=r"s\.never\.a"):
+        inspect(rich.session, ("s",))
+    rich.admin.execute("ROLLBACK")
+
+
+def _extension(version: str, offered: str = "", *, installed: bool = True) -> Catalog:
+    vector, other = Key(Kind.EXTENSION, "", "vector"), Key(Kind.TABLE, "s", "t")
+    column = Column(Key(Kind.COLUMN, "s", "t", "v"), "\ue000vector\ue001.vector(3)", "\ue000vector\ue001.vector")
+    found = {vector: Extension(vector, "public", version), other: Table(other, {"v": column})} if installed else {}
+    available = {"vector": Available("vector", offered, True)} if offered else {}
+    return Catalog(180000, "d", "me", ("s",), found, available=available, all_schemas=frozenset({"s", "public"}))
+
+
+@pytest.mark.parametrize(
+    ("prod", "severity", "said"),
+    [
+        (_extension("0.7.0", "0.8.0"), "warning", "whose server offers 0.8.0"),
+        (_extension("0.7.0", "0.7.4"), "warning", "no newer one than 0.7.4"),
+        (_extension("0.10.0", "0.10.0"), "info", "on DEV"),
+        (_extension("", "0.9.1", installed=False), "info", "PROD gets version 0.9.1"),
+    ],
+)
+def test_extension_versions_are_told_apart(prod: Catalog, severity: str, said: str) -> None:
+    (found,) = (one for one in notes(compare(_extension("0.8.0"), prod)) if one.code == "extension_version")
+    assert found.severity == severity
+    assert said in f"{found.message} {found.remedy}"
+
+
+@pytest.mark.parametrize("offered", ["", "0.7.9"])
+def test_an_extension_that_prod_does_not_offer_is_refused(offered: str) -> None:
+    found = compare(_extension("0.8.0"), _extension("", offered, installed=False))
+    refused = plan(found, Evidence()).refused
+    assert ("extension_missing", "extension vector") in [(one.code, one.object) for one in refused]
+    assert (offered or "does not offer") in refused[0].message
