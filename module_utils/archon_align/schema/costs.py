@@ -84,11 +84,13 @@ def transaction_seconds(statements: Iterable[Statement], catalog: Catalog, prote
     """About how long the plan's transaction runs, and so how long each of its locks is held: statements, two readings of the
     catalogue, and the proof of the protected tables, twice over those that a statement may change."""
     listed = list(statements)
-    altered = {one.object for one in listed if {"rewrites_table", "changes_values"} & set(one.hazards)}
-    proof = 0.0
-    for key in protected:
-        scans = 2 if any(f"{name}.".startswith(f"{key.qualified}.") for name in altered) else 1
-        proof += scans * catalog.sizes.get(key, Size()).rows / FINGERPRINT_ROWS
+    altered: set[str] = set()
+    for one in listed:
+        if "rewrites_table" in one.hazards or "changes_values" in one.hazards:
+            parts = one.object.split(".")
+            altered |= {".".join(parts[: number + 1]) for number in range(len(parts))}
+    scanned = {key: catalog.sizes.get(key, Size()).rows for key in protected}
+    proof = sum(rows * (2 if key.qualified in altered else 1) for key, rows in scanned.items()) / FINGERPRINT_ROWS
     work = sum((one.seconds or 0.0) + _STATEMENT_SECONDS for one in listed)
     return round(work + proof + _OBJECT_SECONDS * len(catalog.objects), 2)
 

@@ -7,7 +7,7 @@ dropped and put back with options, owner, grants and comment. What a machine mus
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pglast.parser import ParseError, parse_sql_protobuf
@@ -176,7 +176,7 @@ def _attempt(draft: Draft) -> SchemaPlan:
         draft.carried,
         draft.decided.found,
         staged,
-        transaction_seconds(statements, draft.current, draft.protected),
+        transaction_seconds(statements, draft.current, _read_for_proof(draft)),
     )
 
 
@@ -187,6 +187,13 @@ def _computes_otherwise(draft: Draft, column: Key) -> bool:
     return not {"default", "type", "generated", "collation"}.isdisjoint(draft.aspects.get(column, ())) or any(
         "definition" in draft.aspects.get(one, ()) for one in calls
     )
+
+
+def _read_for_proof(draft: Draft) -> Iterable[Key]:
+    """The tables whose rows the proof reads: the protected ones or, where every table is protected, those that are locked."""
+    if any(key.kind is Kind.TABLE and key not in draft.protected for key in draft.current.objects):
+        return draft.protected
+    return [key for key in draft.protected if TableName(key.schema, key.name) in draft.locks]
 
 
 def _structural(aspects: Mapping[str, Difference]) -> set[str]:

@@ -16,6 +16,7 @@ from archon_align.errors import LockLost
 from archon_align.outcome import PhaseOutcome
 from archon_align.plan import Statement
 from archon_align.schema import outside, phase
+from archon_align.schema.decisions import Decisions
 from psycopg import sql
 from schema_worlds import Side, World, facts
 
@@ -115,17 +116,52 @@ def test_every_kind_of_stage(make_world: Callable[..., World]) -> None:
 def test_small_and_partitioned_tables_and_keys_that_views_need_stay_in_the_transaction(
     make_world: Callable[..., World],
 ) -> None:
-    parts = "CREATE TABLE part (a int) PARTITION BY RANGE (a); CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (9);"
+    parts = "CREATE TABLE part (a int PRIMARY KEY) PARTITION BY RANGE (a); CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (9);"
     view = "CREATE VIEW v AS SELECT id, a FROM t GROUP BY id;"
     world = make_world(
-        parts + T + "CREATE INDEX ON part (a); ALTER TABLE t ADD PRIMARY KEY (id);" + view,
-        parts + T + ROWS + "INSERT INTO part VALUES (1);",
-    )
+        parts + T + "CREATE INDEX ON part (a); ALTER TABLE t ADD PRIMARY KEY (id), ADD CONSTRAINT f FOREIGN KEY (n) REFERENCES part;" + view,
+        parts + T + ROWS + "INSERT INTO part SELECT generate_series(0, 8);",
+    )  # fmt: skip
     outcome = align(world)
     assert outcome.status == "changed", str(outcome.error)
-    assert [name.split(" ", 3)[:2] for name in outcome.details["schema"]["stages"]] == [["validate", "NOT"]]
+    assert objects(outcome) == ["id", "f"]  # NOT NULL and the foreign key
+    assert align(world).status == "aligned"
     other = make_world(T + "CREATE INDEX ON t (a);", T + ROWS)
     assert align(other, options=phase.Options(credentials=False)).details["schema"]["stages"] == []
+
+
+def test_stages_of_what_the_same_plan_makes_and_renames(make_world: Callable[..., World]) -> None:
+    world = make_world(
+        "CREATE FUNCTION ok(n int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 < 99';"
+        "CREATE TABLE new_t (id bigint, a text, m int CONSTRAINT c CHECK (ok(m)), x int DEFAULT 5 CONSTRAINT d CHECK (x > 1)); CREATE INDEX i ON new_t (x, ok(m));",
+        T + ROWS,
+    )
+    quoted = sql.Identifier(world.schema).as_string()
+    decisions = Decisions.parse(
+        {"renames": [
+            {"kind": "table", "from": f"{quoted}.t", "to": "new_t"}, {"kind": "column", "from": f"{quoted}.t.n", "to": "m"},
+        ]}
+    )  # fmt: skip
+    outcome = align(world, options=replace(LARGE, decisions=decisions))
+    assert outcome.status == "changed", str(outcome.error)
+    assert objects(outcome) == ["i", "c", "d"]
+    assert outcome.details["schema"]["differences_after"] == 0
+    assert align(world).status == "aligned"
+
+
+def test_a_lock_that_a_stage_does_not_get_names_its_holder(
+    make_world: Callable[..., World], before: Callable[..., None]
+) -> None:
+    world = make_world(T + "ALTER TABLE t ADD CONSTRAINT c CHECK (n < 9);", T + ROWS)
+    with user(world) as connection:
+        before("VALIDATE", lambda _: connection.execute("LOCK TABLE t IN SHARE MODE"))
+        outcome = align(world, lock_timeout=0.05, lock_attempts=2)
+        pid = connection.info.backend_pid
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code) == ("resumable", "lock_timeout")
+    assert f"is held by pid {pid} (application some user" in outcome.error.found
+    assert "constraint" in outcome.error.found.partition("What remains: ")[2]
+    assert align(world).status == "changed"
 
 
 def test_leftovers_of_dead_runs_are_found_named_and_repaired(make_world: Callable[..., World]) -> None:
