@@ -12,10 +12,8 @@ from archon_align.context import Context, Run
 from archon_align.database.session import open_session
 from archon_align.database.target import Target
 from archon_align.embedded.server import FOLDERS, EmbeddedServer
-from archon_align.errors import AlignError
 from archon_align.schema.compare import Comparison, compare
 from archon_align.schema.inspect import inspect
-from archon_align.schema.model import Key, Kind
 from schema_worlds import RUN_ID, Side, World, held, make_database, prepare
 
 DEBIAN = Path("/usr/lib/postgresql")
@@ -103,11 +101,11 @@ def _sql(*servers: EmbeddedServer, vector: bool) -> str:
     return RICH + (SINCE_15 if min(one.version for one in servers) >= 15 else "") + (VECTOR if vector else "")
 
 
-def _compared(desired: Side, current: Side, folder: Path) -> Comparison:
+def _compared(desired: Side, current: Side, folder: Path, schema: str = SCHEMA) -> Comparison:
     run = Run(RUN_ID, folder)
     context = Context(run=run, prod=Target("PROD", current.dsn), dev=Target("DEV", desired.dsn), phase="test")
     with open_session(context, context.dev) as dev, open_session(context, context.prod) as prod:
-        return compare(inspect(dev, (SCHEMA,)), inspect(prod, (SCHEMA,)))
+        return compare(inspect(dev, (schema,)), inspect(prod, (schema,)))
 
 
 def _is_equal(comparison: Comparison) -> bool:
@@ -150,3 +148,71 @@ def test_there_and_back_again(servers: Callable[[int], EmbeddedServer], older: i
         found = _compared(desired, current, tmp_path)
         assert {str(one) for one in found.differences} <= {f"index {SCHEMA}.i_v: missing"}
         assert found.only_in_prod == ()
+
+
+@pytest.fixture(scope="module")
+def newer_and_older(servers: Callable[[int], EmbeddedServer]) -> Iterator[tuple[Side, Side]]:
+    newer, older = (_side(servers(version), "public", vector=False) for version in (18, 16))
+    holding = held(older.dsn)
+    next(holding)
+    yield newer, older
+    holding.close()
+
+
+T = "CREATE TABLE t (id int PRIMARY KEY, n int, during int4range, valid_at daterange);"
+
+
+@pytest.mark.parametrize(
+    ("dev", "prod", "named"),
+    [
+        ("CREATE TABLE t (a int, g int GENERATED ALWAYS AS (a * 2) VIRTUAL);", "", "virtual generated column g"),
+        (T + "ALTER TABLE t ADD g int GENERATED ALWAYS AS (n * 2) VIRTUAL;", T, "virtual generated column g"),
+        (T + "ALTER TABLE t ADD CHECK (n > 0) NOT ENFORCED;", T, "NOT ENFORCED"),
+        (T + "ALTER TABLE t ADD UNIQUE (during, valid_at WITHOUT OVERLAPS);", T, "a key over periods of time"),
+        ("CREATE TABLE p (a int GENERATED ALWAYS AS IDENTITY) PARTITION BY LIST (a);", "", "identity column a of a partitioned table"),
+    ],
+)  # fmt: skip
+def test_what_prods_version_does_not_know_is_refused_by_name(
+    newer_and_older: tuple[Side, Side], tmp_path: Path, dev: str, prod: str, named: str
+) -> None:
+    schema = f"s{next(_numbers)}"
+    world = World(*newer_and_older, (schema,), tmp_path / "artifacts")
+    world.dev.run(schema, dev)
+    world.prod.run(schema, prod)
+    before = world.prod.picture(schema)
+    outcome = world.align()
+    assert outcome.status == "decision_needed"
+    (refused,) = (one for one in outcome.findings if one.code == "server_too_old")
+    assert named in refused.message
+    assert world.prod.picture(schema) == before
+
+
+def test_not_null_that_was_never_proved_is_no_not_null(newer_and_older: tuple[Side, Side], tmp_path: Path) -> None:
+    newer, older = newer_and_older
+    schema = f"s{next(_numbers)}"
+    newer.run(schema, T + "INSERT INTO t VALUES (1, NULL); ALTER TABLE t ADD CONSTRAINT x NOT NULL n NOT VALID;")
+    older.run(schema, T.replace("n int", "n int NOT NULL"))
+    found = _compared(older, newer, tmp_path, schema)
+    assert [(one.key.part, one.aspect, one.current) for one in found.differences] == [
+        ("n", "not null", "not validated")
+    ]
+    assert _compared(newer, older, tmp_path, schema).only_in_prod == (
+        f"validity of the NOT NULL of column {schema}.t.n",
+    )
+
+
+@pytest.mark.parametrize("older", VERSIONS[:2])
+def test_storage_goes_back_to_the_types_own_where_the_server_has_no_word_for_it(
+    servers: Callable[[int], EmbeddedServer], older: int, tmp_path: Path
+) -> None:
+    newer, side = (_side(servers(version), "public", vector=False) for version in (18, older))
+    newer.run(SCHEMA, "CREATE TABLE t (a text, n numeric);")
+    side.run(
+        SCHEMA,
+        "CREATE TABLE t (a text, n numeric); ALTER TABLE t ALTER a SET STORAGE PLAIN, ALTER n SET STORAGE EXTERNAL;",
+    )
+    holding = held(side.dsn)
+    next(holding)
+    assert World(newer, side, (SCHEMA,), tmp_path / "artifacts").align().status == "changed"
+    assert _is_equal(_compared(newer, side, tmp_path))
+    holding.close()
