@@ -10,6 +10,16 @@ from .compare import Comparison
 from .model import Catalog, Constraint, Domain, Extension, Function, Index, Key, Kind, Table, Trigger, is_older
 from .portable import same_meaning
 
+# Kinds that differ between healthy environments.
+_CIRCUMSTANCES = frozenset(
+    {
+        "comment on an extension",
+        "large objects",
+        "place of storage",
+        "schema outside the aligned ones",
+        "setting of the database",
+    }
+)
 # What a function's text says, without comments and strings: a field of the row, an error, a query whose result goes nowhere.
 _SAID = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 _FIELD = re.compile(r"\b(?:new|old)\.(\w+)", re.IGNORECASE)
@@ -50,12 +60,13 @@ def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
             where = f"exists on {'DEV' if place in desired else 'PROD'} only"
         yield Finding(
             "unmodelled",
-            "warning" if place in desired or kind == "rule" else "info",
+            "warning" if kind == "rule" or (place in desired and kind not in _CIRCUMSTANCES) else "info",
             f"{kind} {name}",
             f"{where}; this kind of object is not changed",
             "Align it by hand if it matters.",
         )
-    for (kind, read), names in sorted(equal.items()):
+    # An extension brings its comment along: the same one is not worth a word.
+    for (kind, read), names in sorted(one for one in equal.items() if one[0][0] != "comment on an extension"):
         how = (
             "the same in both databases" if read else "in both databases under the same name, definitions not compared"
         )

@@ -123,7 +123,7 @@ _OUTSIDE: LiteralString = f"""
     FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = n.nspowner
     WHERE n.nspname <> ALL(%(schemas)s) AND {MANAGED} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
   UNION ALL SELECT 'schema outside the aligned ones', 'pg_namespace', n.oid, quote_ident(n.nspname), NULL, NULL, NULL
-    FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> ALL(%(schemas)s) AND NOT {MANAGED}
+    FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> ALL(%(schemas)s) AND n.nspname <> 'archon_quarantine' AND NOT {MANAGED}
   UNION ALL SELECT 'security label', 'pg_class', 0, format('%%s on %%s', l.provider, pg_describe_object(l.classoid, l.objoid, l.objsubid)), NULL, NULL, md5(l.label) FROM pg_seclabel l
   UNION ALL SELECT 'large objects', 'pg_class', 0, 'in the database', NULL, NULL, NULL FROM (SELECT FROM pg_largeobject_metadata LIMIT 1) one
   UNION ALL SELECT 'setting of the database', 'pg_class', 0, concat_ws(' for ', split_part(one, '=', 1), pg_get_userbyid(nullif(s.setrole, 0))), NULL, NULL, md5(one)
