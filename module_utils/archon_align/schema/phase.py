@@ -223,7 +223,7 @@ def _outcome(
             "schema": {
                 "differences_before": len(prod.comparison.differences) + len(outside),
                 "differences_after": len(after.differences) + len(outside),
-                "only_in_prod": list(after.only_in_prod),
+                "only_in_prod": planned.prod.only_in_prod(after),
                 "statements": [statement.sql for statement in prod.every],
                 "stages": [stage.name for stage in prod.stages],
                 "locks": locks(prod),

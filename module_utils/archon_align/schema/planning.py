@@ -9,7 +9,7 @@ from ..database.session import Session
 from ..findings import Finding
 from ..plan import Statement
 from . import vectors
-from .compare import Difference, compare
+from .compare import Comparison, Difference, compare
 from .decided import decide
 from .decisions import Decisions
 from .evidence import gather, questions
@@ -52,6 +52,7 @@ class Made:
     choices: Choices
     outside: tuple[Difference, ...] = ()
     protected: frozenset[Key] = frozenset()
+    aside: bool = False
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -65,6 +66,10 @@ class Made:
     @property
     def findings(self) -> tuple[Finding, ...]:
         return self.plan.findings
+
+    def only_in_prod(self, after: Comparison) -> list[str]:
+        """What only PROD has when the proof has compared the two."""
+        return list((self.plan.comparison if self.aside else after).only_in_prod)
 
     def wanted(self, desired: Catalog) -> Catalog:
         """What the proof must find, when `desired` is read again: the scope's outside as it was."""
@@ -89,4 +94,4 @@ def make_plan(
     made = plan(inside, evidence, protected=protected, decided=decided, large_table_bytes=choices.large_table_bytes)
     findings: tuple[Finding, ...] = (*made.findings, *scoped.findings)
     made = replace(made, refused=(*scoped.refused, *made.refused), findings=findings)
-    return Made(made, choices, scoped.outside, protected)
+    return Made(made, choices, scoped.outside, protected, scoped.aside)

@@ -20,6 +20,7 @@ _ALIASES = {
     "procedure": "function",
 }
 KINDS = (*(str(kind) for kind in Kind if kind is not Kind.DEFAULT), GRANT, COMMENT, ANY)
+_VIEWS = frozenset({Kind.VIEW, Kind.MATVIEW})
 _HOMES = (Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.COMPOSITE)
 _ON_TABLES = frozenset({Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY})
 
@@ -98,11 +99,13 @@ def _pattern(text: str, variable: str) -> Pattern:
 @dataclass(frozen=True, slots=True)
 class Scoped:
     """`comparison` has in `desired` PROD's definition of all that is outside; `outside` are the differences that stay because
-    of it; `refused` tells what is inside but needs something that PROD lacks and that is outside."""
+    of it; `refused` tells what is inside but needs something that PROD lacks and that is outside. `aside` says that there are
+    views outside whose columns follow what changes inside: they are put back as they are, and not compared."""
 
     comparison: Comparison
-    outside: tuple[Difference, ...]
-    refused: tuple[Finding, ...]
+    outside: tuple[Difference, ...] = ()
+    refused: tuple[Finding, ...] = ()
+    aside: bool = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -124,16 +127,27 @@ class Scoped:
 def narrow(whole: Comparison, scope: Scope) -> Scoped:
     """What is to be aligned of `whole` within `scope`."""
     if not scope:
-        return Scoped(whole, (), ())
+        return Scoped(whole)
     inside = compare(within(whole.desired, whole.current, scope), whole.current, vector_indexes=whole.vector_indexes)
+    inside = replace(inside, only_in_prod=whole.only_in_prod)
     kept = frozenset(inside.differences)
     outside = tuple(difference for difference in whole.differences if difference not in kept)
-    return Scoped(inside, outside, tuple(_lacking(inside, whole.desired)))
+    return Scoped(inside, outside, tuple(_lacking(inside, whole.desired)), bool(inside.extra - whole.extra))
 
 
 def within(desired: Catalog, current: Catalog, scope: Scope) -> Catalog:
-    """`desired` with the definitions of `current` for all that is outside `scope`."""
-    return _Narrowing(desired, current, scope).catalog() if scope else desired
+    """`desired` with the definitions of `current` for all that is outside `scope`, but for views that follow what changes."""
+    if not scope:
+        return desired
+    narrowing = _Narrowing(desired, current, scope)
+    narrowed = narrowing.catalog()
+    reached = {difference.key for difference in compare(narrowed, current).differences}
+    new = reached
+    while new:
+        new = {key for one in new for key in current.dependents.get(one, ())} - reached
+        reached |= new
+    following = {key for key in reached if key.kind in _VIEWS and not narrowing.covers(key)}
+    return replace(narrowed, objects={key: value for key, value in narrowed.objects.items() if key not in following})
 
 
 class _Narrowing:
@@ -206,7 +220,7 @@ def _lacking(inside: Comparison, whole: Catalog) -> Iterator[Finding]:
     found: set[tuple[Key, Key]] = set()
     for key in {difference.key for difference in inside.differences}:
         for needed in _needs(inside.desired, key):
-            if not _has(inside.desired, needed) and _has(whole, needed):
+            if not _has(inside.desired, needed) and not _has(inside.current, needed) and _has(whole, needed):
                 in_table = needed.kind in (Kind.COLUMN, Kind.DEFAULT) and needed.table not in inside.desired.objects
                 found.add((key, needed.table if in_table else needed))
     for key, needed in sorted(found):

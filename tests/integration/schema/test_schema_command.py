@@ -148,7 +148,12 @@ def test_different_then_aligned(make: Callable[[str, str], Pair]) -> None:
     assert all(set(one) == {"sql", "object", "summary", "hazards", "seconds"} for one in answer["statements"])
     assert "builds_index" in {hazard for one in answer["statements"] for hazard in one["hazards"]}
     text = world("diff", options=()).out
-    assert f"{name}.a: type: text → character varying(20)" in text
+    for line in (
+        f"  table {name}",
+        "    ~ column a: type: text → character varying(20)",
+        "    + column b: integer default 7 not null",
+    ):
+        assert line in text.splitlines()
     applied = world("apply").json
     assert (
         applied["exit_code"],
