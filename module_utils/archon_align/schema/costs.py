@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ..plan import Statement
 from .model import Catalog, Column, Constraint, Index, Key, Kind, Size
@@ -38,15 +37,15 @@ _NO_CALL = re.compile(r"'(?:[^']|'')*'|::[\w\s.\"\ue000\ue001]+(?:\([\d\s,-]*\))
 _CALL = re.compile(r"([\w.\"\ue000\ue001]+)\s*\(")
 
 
-def priced[Made: Statement](statement: Made, relation: Key | None, catalog: Catalog) -> Made:
-    """The statement with the hazards that its words show besides those it was given, and with its estimated seconds.
-
-    `relation` is the table or view it is about; one that `catalog` does not have yet is in nobody's use.
-    """
+def price(
+    text: str, given: tuple[str, ...], relation: Key | None, catalog: Catalog, *, transactional: bool = True
+) -> tuple[tuple[str, ...], float | None]:
+    """The hazards of a statement, those that its words show besides the `given` ones, and its estimated seconds (None: no time
+    to speak of). `relation` is the table or view it is about; one that `catalog` does not have yet is in nobody's use."""
     exists = relation is not None and relation in catalog.objects
-    hazards = tuple(dict.fromkeys((*statement.hazards, *_shown_by(statement, exists))))
-    seconds = _seconds(statement.sql, hazards, relation, catalog) if exists and relation is not None else 0.0
-    return replace(statement, hazards=hazards, seconds=round(seconds, 3) if seconds >= _INSTANT else None)
+    hazards = (*given, *(one for one in _shown_by(text, exists, transactional) if one not in given))
+    seconds = _seconds(text, hazards, relation, catalog) if exists and relation is not None else 0.0
+    return hazards, round(seconds, 3) if seconds >= _INSTANT else None
 
 
 def of_constraint(constraint: Constraint) -> tuple[str, ...]:
@@ -104,9 +103,8 @@ def shown(seconds: float | None) -> str:
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def _shown_by(statement: Statement, exists: bool) -> Iterable[str]:
-    text = statement.sql
-    if not statement.transactional:
+def _shown_by(text: str, exists: bool, transactional: bool) -> Iterable[str]:
+    if not transactional:
         yield "outside_transaction"
     elif exists and not text.startswith(_LOCKS_LITTLE):
         yield "takes_exclusive_lock"

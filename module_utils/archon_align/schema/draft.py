@@ -12,7 +12,7 @@ from ..plan import Statement
 from ..preservation.carried import Carried
 from .closure import Closure
 from .compare import Comparison, Difference
-from .costs import priced
+from .costs import price
 from .ddl import Writer, ident
 from .decided import Decided
 from .evidence import Answer, Evidence
@@ -145,13 +145,14 @@ class Draft:
         self, text: str, key: Key, summary: str, *hazards: str, proves: bool = False, transactional: bool = True
     ) -> Statement:
         """A statement about `key`, with the hazards that its words and the table's size add."""
-        made = Statement(text, key.qualified, summary, hazards, proves_values=proves, transactional=transactional)
-        return priced(made, self.relation(key), self.decided.whole)
+        whole = self.decided.whole
+        known, seconds = price(text, hazards, self.relation(key), whole, transactional=transactional)
+        return Statement(text, key.qualified, summary, known, proves, transactional, seconds)
 
     def guard(self, text: str, key: Key, summary: str, reason: str) -> Guard:
         """A query on the table of `key` that must find no row when it is run."""
-        made = Guard(text, key.qualified, summary, ("validates_rows",), reason=reason)
-        return priced(made, self.relation(key), self.current)
+        known, seconds = price(text, ("validates_rows",), self.relation(key), self.decided.whole)
+        return Guard(text, key.qualified, summary, known, seconds=seconds, reason=reason)
 
     def relation(self, key: Key) -> Key | None:
         """The table or view that an object is, or lives on."""

@@ -25,7 +25,8 @@ CATALOG = Catalog(
 
 
 def priced(text: str, *hazards: str, relation: Key | None = T, transactional: bool = True) -> Statement:
-    return costs.priced(Statement(text, "o", "s", hazards, transactional=transactional), relation, CATALOG)
+    found, seconds = costs.price(text, hazards, relation, CATALOG, transactional=transactional)
+    return Statement(text, "o", "s", found, seconds=seconds)
 
 
 @pytest.mark.parametrize(
