@@ -34,6 +34,8 @@ PINNED = {
     "xmlbinary": "base64",
     "quote_all_identifiers": "off",
     "row_security": "off",
+    # Catalogue queries look costly to the planner and are not: compiling them would take longer than they run.
+    "jit": "off",
 }
 KEEPALIVES = {"keepalives": "1", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
 

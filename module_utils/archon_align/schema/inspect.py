@@ -12,6 +12,7 @@ from ..database.session import Session
 from ..errors import AlignError
 from . import queries
 from .ddl import COMPRESSION, STORAGE, storage_options
+from .decisions import QUARANTINE
 from .model import (
     Available,
     Catalog,
@@ -50,6 +51,15 @@ def inspect(session: Session, schemas: Sequence[str]) -> Catalog:
     Several queries are read as one picture only inside a transaction that holds locks or a snapshot; callers that need
     more than a look take care of that. Raises AlignError when the catalogue cannot be read.
     """
+    if QUARANTINE in schemas:
+        raise AlignError(
+            "What is set aside is never aligned.",
+            object_name="archon_schema_names",
+            expected="schemas of the application",
+            found=f"{QUARANTINE}, which holds what decisions have set aside",
+            remedy=f"Leave {QUARANTINE} out of archon_schema_names.",
+            code="bad_schema_names",
+        )
     try:
         return _Reader(session, tuple(schemas)).catalog()
     except psycopg.Error as error:
@@ -223,7 +233,7 @@ class _Reader(Reading):
                 row_security=row["row_security"],
                 force_row_security=row["force_row_security"],
                 replica_identity=row["replica_identity"],
-                typed=row["typed"],
+                typed=self.portable(row["typed"]),
             )
             self.add(table, row, Class.CLASS, row["owner"])
 

@@ -107,7 +107,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`parents` are the tables inherited from or, with a `bound`, the one this is a partition of."""
+    """`parents` are the tables inherited from or, with a `bound`, the one this is a partition of; `typed` is the composite
+    type that it is OF."""
 
     key: Key
     columns: Mapping[str, Column] = field(default_factory=dict)
@@ -120,7 +121,7 @@ class Table:
     row_security: bool = False
     force_row_security: bool = False
     replica_identity: str = "d"
-    typed: bool = False
+    typed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relk
          || ARRAY(SELECT 'toast.' || o FROM pg_class s CROSS JOIN unnest(s.reloptions) o WHERE s.oid = c.reltoastrelid) AS options,
        CASE WHEN c.relreplident = 'i' THEN (SELECT 'i' || r.relname FROM pg_index i JOIN pg_class r ON r.oid = i.indexrelid
             WHERE i.indrelid = c.oid AND i.indisreplident) ELSE c.relreplident::text END AS replica_identity,
-       pg_get_userbyid(c.relowner)::text AS owner, a.amname::text AS method, c.reloftype <> 0 AS typed,
+       pg_get_userbyid(c.relowner)::text AS owner, a.amname::text AS method, CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) ELSE '' END AS typed,
        CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
        CASE WHEN c.relispartition THEN pg_get_expr(c.relpartbound, c.oid) END AS bound,
        ARRAY(SELECT quote_ident(pn.nspname) || '.' || quote_ident(p.relname) FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
