@@ -57,7 +57,7 @@ options:
     elements: dict
     default: []
   enforce:
-    description: Fail when a criterion is unmet that a run could have met.
+    description: Fail when a criterion is unmet that a run could have met. When false, the state is only told and nothing is removed.
     type: bool
     default: true
 extends_documentation_fragment: [archon_phase]

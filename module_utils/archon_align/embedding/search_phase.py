@@ -210,8 +210,8 @@ class _Search:
         return index.measure(self.session, table.found, vector, table.vectors) if usable else None
 
     def _build(self, found: EmbeddedTable, statements: Sequence[Statement], drops: bool) -> None:
-        self.executed = True
         self.preserved += build(self.session, found, statements, drops=drops, timeout=self.options.index_timeout)
+        self.executed = True
 
     def _swap_in(self, table: _Loaded, vector: VectorType, built: Sequence[str]) -> None:
         found = table.found

@@ -18,13 +18,13 @@ from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..report.assemble import is_phase
 from ..report.files import snapshot, write_snapshot
-from ..report.protected import Observation, proofs_of, protected_section
+from ..report.protected import Observation, proofs_of, protected_section, reshaped
 from ..schema.compare import compare
 from ..schema.inspect import inspect_both
 from ..settings import phase as settings_phase
 from ..templates import phase as templates_phase
 from .criteria import Criterion, Facts, Rehearsal, Schemas, judge
-from .old_vectors import release
+from .old_vectors import Released, release
 from .state import Embedded, counts, embedded, probes, protected, row_counts
 
 # The settings phase says the same when it changed something.
@@ -36,7 +36,8 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 class Options:
     """`settings` is what phase 3 was given. `results` are earlier phases' results, as registered; others are ignored.
 
-    With `enforce`, an unmet criterion that a run could have met fails the phase (never in check mode).
+    With `enforce`, an unmet criterion that a run could have met fails the phase (never in check mode); without, nothing is
+    removed either.
     """
 
     settings: settings_phase.Options
@@ -61,7 +62,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     error = None
     if options.enforce and not context.check and any(criterion.mended for criterion in unmet):
         error = _unmet(unmet)
-    released = release(context, facts.search, passed=not unmet)
+    released = release(context, facts.search, passed=not unmet) if options.enforce else Released()
     error = error or released.error
     changed = bool(released.statements)
     done: Status = "drift" if unmet or (changed and context.check) else "changed" if changed else "aligned"
@@ -94,7 +95,7 @@ def _facts(
             with session.transaction(_SNAPSHOT):
                 taken_at = session.value("SELECT transaction_timestamp()").isoformat(timespec="milliseconds")
                 found, rows = counts(session), row_counts(session)
-                after = protected(session, before)
+                after = protected(session, before, reshaped(results))
                 tables, _ = embedded(session, wanted.embedding_dimensions)
             asked = probes(session)
             schemas = _schemas(look, session)

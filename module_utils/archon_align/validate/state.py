@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -86,20 +88,43 @@ def _located(session: Session, name: str) -> tuple[Table | None, tuple[str, ...]
     return None, ()
 
 
-def protected(session: Session, before: Mapping[str, Observation]) -> dict[str, Observation]:
-    """The protected tables now, over the columns that they had `before`, or all they have when nothing was recorded."""
-    now = existing(session, session.context.protected)
+def protected(
+    session: Session, before: Mapping[str, Observation], reshaped: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Observation]:
+    """The protected tables now, over the columns that they had `before`, or all they have when nothing was recorded. One
+    that this run `reshaped` is read by its way back (as Carried.as_dict gives it)."""
+    places = {
+        str(table): Table(*reshaped[str(table)]["place"]) if str(table) in reshaped else table
+        for table in session.context.protected
+    }
+    now = existing(session, list(places.values()))
     looks: dict[str, Observation] = {}
-    for table, columns in now.items():
-        wanted = before[str(table)].columns if str(table) in before else columns
-        if set(wanted) <= set(columns):
-            seen = fingerprint(session, table, wanted)
-            looks[str(table)] = Observation(seen.rows, seen.digest, tuple(wanted))
-        else:
-            looks[str(table)] = Observation(None, "", tuple(wanted))
-    names = {str(table) for table in session.context.protected}
-    gone = {name: look for name, look in before.items() if name in names and name not in looks}
+    for name, place in places.items():
+        if (columns := now.get(place)) is None:
+            continue
+        way = reshaped.get(name, {})
+        wanted = before[name].columns if name in before else columns
+        if way:
+            wanted = tuple(way["columns"] or sorted(set(wanted) - set(way["computed"])))
+        texts = way.get("after", {})
+        looks[name] = Observation(None, "", tuple(wanted))
+        if set(wanted) <= {*columns, *texts}:
+            with suppress(psycopg.errors.UndefinedColumn), _savepoint(session):
+                seen = fingerprint(session, place, wanted, texts)
+                looks[name] = Observation(seen.rows, seen.digest, tuple(wanted))
+    gone = {name: look for name, look in before.items() if name in places and name not in looks}
     return looks | {name: Observation(None, "", look.columns) for name, look in gone.items()}
+
+
+@contextmanager
+def _savepoint(session: Session) -> Iterator[None]:
+    """What fails inside leaves the snapshot usable."""
+    session.execute("SAVEPOINT look")
+    try:
+        yield
+    except psycopg.Error:
+        session.execute("ROLLBACK TO SAVEPOINT look")
+        raise
 
 
 def embedded(session: Session, dimensions: int) -> tuple[list[Embedded], list[Finding]]:

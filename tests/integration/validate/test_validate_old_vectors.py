@@ -83,9 +83,14 @@ def test_they_go_once_every_criterion_is_met_and_nothing_else_does(world: World)
 
 def test_they_stay_while_a_criterion_is_unmet(world: World) -> None:
     world.rows("UPDATE archon_crawled_pages SET embedding = NULL WHERE id = 3")
-    for enforce, status in ((True, "failed"), (False, "drift")):
-        outcome = world.run(enforce=enforce)
-        assert (outcome.status, outcome.changed, told(outcome)) == (status, False, ["info"])
+    outcome = world.run()
+    assert (outcome.status, outcome.changed, told(outcome)) == ("failed", False, ["info"])
+    assert "archon_crawled_pages__embedding_2" in world.tables
+
+
+def test_they_stay_when_the_state_is_only_told(world: World) -> None:
+    outcome = world.run(enforce=False)
+    assert (outcome.status, outcome.changed, outcome.statements) == ("aligned", False, ())
     assert "archon_crawled_pages__embedding_2" in world.tables
 
 
