@@ -21,6 +21,9 @@ _OPTIONS = {
     "archon_schema_include": "--include",
     "archon_schema_exclude": "--exclude",
     "archon_schema_decisions": "--decisions",
+    "archon_schema_names": "--schema",
+    "archon_artifacts_dir": "--out",
+    "archon_schema_stage_timeout": "--stage-timeout",
     "archon_connect_timeout": "--connect-timeout",
     "archon_statement_timeout": "--statement-timeout",
 }

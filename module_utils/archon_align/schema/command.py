@@ -25,7 +25,7 @@ from . import api
 from .answer import Direction, Page, Side, counted, differences_json, for_command, tell, tell_differences
 from .arguments import USAGE, Arguments, WrongUsage, parse, usage_text, wants_json
 from .compare import compare
-from .decisions import VARIABLE, Decisions
+from .decisions import QUARANTINE, VARIABLE, Decisions
 from .inspect import inspect_both
 from .model import Catalog, Key, Kind
 from .outside import StageFailed
@@ -197,7 +197,8 @@ class _Run:
     def _schemas(self, *sessions: Session) -> tuple[str, ...]:
         if not self.arguments.all_schemas:
             return self.arguments.schemas
-        return tuple(dict.fromkeys(row["name"] for session in sessions for row in session.rows(_SCHEMAS)))
+        names = (row["name"] for session in sessions for row in session.rows(_SCHEMAS))
+        return tuple(dict.fromkeys(name for name in names if name != QUARANTINE))
 
     def _direction(self, prod: _Read, dev: _Read, decisions: Decisions) -> Direction:
         arguments = self.arguments

@@ -472,6 +472,7 @@ def test_as_a_program(make: Callable[[str, str], Pair]) -> None:
 def test_every_schema(pair: tuple[Side, Side], call: Callable[..., Ran], make: Callable[[str, str], Pair]) -> None:
     world = make(T, "")
     answer = call("diff", "--json", "--all-schemas", "--current", world.prod.dsn, "--desired", world.dev.dsn).json
+    assert "error" not in answer, answer["error"]
     assert f"{world.schema}.t" in {one["name"] for one in answer["differences"]}
 
 
