@@ -51,15 +51,16 @@ def _parse(statement: str) -> tuple[ast.Node, ...]:
     return tuple(raw.stmt for raw in parse_sql(statement) if raw.stmt is not None)
 
 
-def _nodes(node: Any) -> Iterator[ast.Node]:
-    """Every node below and including `node`."""
+def _nodes(node: Any, *, bodies: bool = True) -> Iterator[ast.Node]:
+    """Every node below and including `node`; without `bodies`, not what a function that is only defined would do."""
     if isinstance(node, ast.Node):
         yield node
         for name in node:
-            yield from _nodes(getattr(node, name))
+            if bodies or not (name == "sql_body" and isinstance(node, ast.CreateFunctionStmt)):
+                yield from _nodes(getattr(node, name), bodies=bodies)
     elif isinstance(node, (tuple, list)):
         for item in node:
-            yield from _nodes(item)
+            yield from _nodes(item, bodies=bodies)
 
 
 def _refuse(statement: str, reason: str, found: str) -> GateRefused:
@@ -167,7 +168,7 @@ def inspect(
             raise _refuse(
                 statement, "only reading statements in check mode and read-only sessions", type(node).__name__
             )
-        for inner in _nodes(node):
+        for inner in _nodes(node, bodies=False):
             harm = _harm(inner, protected, proves_values)
             if harm is not None:
                 raise _refuse(statement, "no statement that could harm a protected table", harm)

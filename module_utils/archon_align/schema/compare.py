@@ -49,7 +49,7 @@ _CLOSED_PUBLIC_SINCE = 150000
 _UNCOMPARED = {
     "key", "columns", "estimated_rows", "keys", "predicate", "expression", "signature",
     "kind", "defaults", "base", "identity_sequence", "inherited", "nulls_equal", "method", "unique", "references",
-    "referenced_columns", "validated", "attributes", "version", "schema", "unproved", "type_storage",
+    "referenced_columns", "validated", "attributes", "version", "schema", "unproved", "type_storage", "accepts",
 }  # fmt: skip
 _TEXTS = {"definition", "default", "using", "check", "bound", "partition_key"}
 

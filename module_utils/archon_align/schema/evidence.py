@@ -21,7 +21,7 @@ from .conversion import conversion, domain_refuses, replaced, type_of
 from .ddl import Writer, ident
 from .decided import Decided
 from .future import Future
-from .model import Catalog, Constraint, Domain, Index, Key, Kind
+from .model import Catalog, Constraint, Domain, Index, Key, Kind, Table
 from .snippets import likely_renames
 
 EXAMPLES = 3
@@ -159,6 +159,8 @@ class _Asker:
             found = self.desired.objects[key]
             if isinstance(found, Index) and found.unique and self._readable(found.table) and self._keyed(found):
                 yield self._unique(key, found.table, found.keys, found.nulls_equal, found.predicate)
+        elif key.kind is Kind.TABLE and aspect == MISSING:
+            yield from self._in_default_partition(key)
         elif key.kind is Kind.DOMAIN and (aspect.startswith("constraint ") or aspect == "not null"):
             yield from self._domain(key, aspect)
 
@@ -203,6 +205,16 @@ class _Asker:
         keys = (self.desired.objects[key] for key in self.desired.on_table.get(table, ()))
         primary = [one for one in keys if isinstance(one, Constraint) and one.type == "p"]
         return self.desired if all(self._known(table, one.columns) for one in primary) else self.current
+
+    def _in_default_partition(self, key: Key) -> Iterator[Question]:
+        """Rows that a new partition would have to hold, but for which the default partition was the place so far."""
+        wanted = self.desired.table(key)
+        if wanted is None or wanted.bound is None or wanted.accepts is None:
+            return
+        for other, found in self.current.objects.items():
+            if isinstance(found, Table) and found.bound == "DEFAULT" and found.parents == wanted.parents:
+                text = misfits(other, self.writer.text(wanted.accepts), self.current, self.future.source(other))
+                yield Question(key, MISSING, text, f"the row is in the default partition {other.qualified}")
 
     def _column(self, key: Key, aspect: str) -> Iterator[Question]:
         new, old = self.desired.column(key), self.current.column(key)

@@ -226,6 +226,7 @@ class _Reader(Reading):
                 columns=columns,
                 partition_key=self.portable.optional(row["partition_key"]),
                 bound=self.portable.optional(row["bound"]),
+                accepts=self.portable.optional(row["accepts"]),
                 parents=tuple(row["parents"]),
                 persistence=row["persistence"],
                 options=tuple(sorted(row["options"])),

@@ -107,13 +107,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`parents` are the tables inherited from or, with a `bound`, the one this is a partition of; `typed` is the composite
-    type that it is OF."""
+    """`parents` are the tables inherited from or, with a `bound`, the one this is a partition of, which holds the rows
+    that it `accepts`; `typed` is the composite type that it is OF."""
 
     key: Key
     columns: Mapping[str, Column] = field(default_factory=dict)
     partition_key: str | None = None
     bound: str | None = None
+    accepts: str | None = None
     parents: tuple[str, ...] = ()
     persistence: str = "p"
     options: tuple[str, ...] = ()

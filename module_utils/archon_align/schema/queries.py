@@ -113,7 +113,7 @@ SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name, c.relk
             WHERE i.indrelid = c.oid AND i.indisreplident) ELSE c.relreplident::text END AS replica_identity,
        pg_get_userbyid(c.relowner)::text AS owner, a.amname::text AS method, CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) ELSE '' END AS typed,
        CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
-       CASE WHEN c.relispartition THEN pg_get_expr(c.relpartbound, c.oid) END AS bound,
+       CASE WHEN c.relispartition THEN pg_get_expr(c.relpartbound, c.oid) END AS bound, pg_get_partition_constraintdef(c.oid) AS accepts,
        ARRAY(SELECT quote_ident(pn.nspname) || '.' || quote_ident(p.relname) FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
              JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE h.inhrelid = c.oid ORDER BY h.inhseqno) AS parents,
        CASE WHEN c.relkind IN ('v', 'm') THEN rtrim(pg_get_viewdef(c.oid), ';') END AS viewdef,
