@@ -259,9 +259,13 @@ def _prove_carried(session: Session, before: Fingerprint, declared: Fingerprint,
     if way.kept is not None:
         kept = fingerprint(session, way.kept, before.columns, way.kept_as)
         if (kept.rows, kept.digest) != (before.rows, before.digest):
-            return Proof(str(before.table), before.rows, kept.rows, before.digest, kept.digest, "carried", way)
+            return Proof(
+                str(before.table), before.rows, kept.rows, before.digest, kept.digest, "carried", way, before.digest
+            )
     after = fingerprint(session, way.table, declared.columns, way.after)
-    return Proof(str(before.table), declared.rows, after.rows, declared.digest, after.digest, "carried", way)
+    return Proof(
+        str(before.table), declared.rows, after.rows, declared.digest, after.digest, "carried", way, before.digest
+    )
 
 
 def strongest(*modes: LockMode) -> LockMode:

@@ -14,7 +14,8 @@ class Proof:
 
     `method` says how the second value was had: by a second scan, because the table's file is the same and the
     transaction's own write counters did not move (`counters`), or by a scan through the declared way back of a table
-    that the transaction reshaped (`carried`, see carried.py).
+    that the transaction reshaped (`carried`, see carried.py). Where such a way changes values or leaves some out, both
+    fingerprints are of what it declares, and `fingerprint_found` is that of the rows as they were.
     """
 
     table: str
@@ -24,6 +25,7 @@ class Proof:
     fingerprint_after: str
     method: Literal["scan", "counters", "carried"]
     carried: Carried | None = None
+    fingerprint_found: str = ""
 
     @property
     def preserved(self) -> bool:
@@ -32,7 +34,7 @@ class Proof:
     def as_dict(self) -> dict[str, Any]:
         shown = {**asdict(self), "preserved": self.preserved}
         if self.carried is None:
-            del shown["carried"]
+            del shown["carried"], shown["fingerprint_found"]
         else:
             shown["carried"] = self.carried.as_dict()
         return shown

@@ -31,6 +31,9 @@ def _changed_by_users(
     before: Observation | None, proofs: Sequence[Mapping[str, Any]], after: Observation | None
 ) -> bool | None:
     """Whether rows differ by what happened outside this run's transactions; None when nothing tells."""
+    carried = next((proof for proof in proofs if proof.get("fingerprint_found")), None)
+    if carried is not None:
+        return _changed_around(before, carried, after)
     if before and after and before.columns == after.columns:
         return (before.rows, before.fingerprint) != (after.rows, after.fingerprint)
     # Fingerprints of different phases may cover different columns (a phase may have added some), so only equality of
@@ -47,6 +50,21 @@ def _changed_by_users(
     if any(end[0] != look[0] for end, look in pairs):
         return True
     return False if pairs and all(end == look for end, look in pairs) else None
+
+
+def _changed_around(before: Observation | None, proof: Mapping[str, Any], after: Observation | None) -> bool | None:
+    """The same for a table that a transaction reshaped: `after` was read through the way that the proof declares."""
+    pairs = []
+    if before:
+        found = (proof["rows_before"], proof["fingerprint_found"])
+        pairs.append(((before.rows, before.fingerprint), found))
+    if after:
+        pairs.append(((proof["rows_after"], proof["fingerprint_after"]), (after.rows, after.fingerprint)))
+    if any(one[0] != other[0] for one, other in pairs):
+        return True
+    if after and pairs[-1][0] != pairs[-1][1]:
+        return True
+    return False if pairs and all(one == other for one, other in pairs) else None
 
 
 def _entry(
@@ -100,3 +118,8 @@ def conjunction(section: Mapping[str, Mapping[str, Any]]) -> bool | None:
 def proofs_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The transaction proofs of earlier phases' results, in order."""
     return [dict(proof) for result in results for proof in result.get("proofs") or ()]
+
+
+def reshaped(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tables that this run's transactions reshaped, by qualified name, with the way back (as Carried.as_dict gives it)."""
+    return {str(proof["table"]): proof["carried"] for proof in proofs_of(results) if proof.get("carried")}
