@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -467,6 +468,29 @@ def test_as_a_program(make: Callable[[str, str], Pair]) -> None:
         assert done.returncode == 2
         found = json.loads(done.stdout)["differences"]
         assert [one["name"] for one in found] == [f"{world.schema}.t.t_pkey", f"{world.schema}.t"]
+
+
+def test_the_examples_of_the_documentation(server: EmbeddedServer) -> None:
+    """Every Python block of docs/python-api.md, as it stands, on a pair that has what it speaks of."""
+    text = (Path(__file__).parents[3] / "docs" / "python-api.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    dev, prod = (Side(server, name, make_database(server, name)) for name in ("docs_dev", "docs_prod"))
+    dev.run("public", "CREATE TABLE t (a varchar(20), b int); CREATE INDEX ON t (a);")
+    prod.run("public", "CREATE TABLE t (a text); INSERT INTO t VALUES ('x');")
+    dev.run("shop", "CREATE TABLE orders (id int, currency text NOT NULL); CREATE TABLE other (n int);")
+    prod.run("shop", "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1);")
+    environment = os.environ | {"DEV_DSN": dev.dsn, "PROD_DSN": prod.dsn}
+    printed = ""
+    for block in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", block], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
+    assert "column public.t.a: type: text → character varying(20)" in printed
+    assert "shop.orders.currency" in printed
+    assert prod.value("shop", "SELECT currency FROM orders") == "EUR"
+    assert prod.value("shop", "SELECT to_regclass('other') IS NULL")
 
 
 def test_every_schema(pair: tuple[Side, Side], call: Callable[..., Ran], make: Callable[[str, str], Pair]) -> None:
