@@ -50,7 +50,7 @@ def make_missing(draft: Draft, difference: Difference) -> None:
     elif isinstance(value, Table) and value.typed:
         draft.refuse("typed_table", key, "tables OF a type are not handled")
     elif (answer := draft.evidence.against(key, MISSING)) is not None:
-        if shapes.fails(draft, key):
+        if shapes.is_echo(draft, key, answer):
             return
         if isinstance(value, Column) and key not in draft.decided.backfills:
             gaps.note(draft, value, answer)

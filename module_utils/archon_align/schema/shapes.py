@@ -18,10 +18,10 @@ from .compare import MISSING
 from .ddl import ident, literal
 from .decisions import QUARANTINE
 from .draft import Draft
-from .evidence import SHAPE, misfits
+from .evidence import SHAPE, Answer, misfits
 from .mapping import Mapping
 from .model import Catalog, Column, Constraint, Index, Key, Kind, Policy, Sequence, Table
-from .removal import asked_for, drop_recorded, move, relation_of
+from .removal import asked_for, drop_recorded, move
 from .snippets import deciding
 
 
@@ -80,15 +80,21 @@ def _is_refused(draft: Draft, shape: Mapping) -> bool:
     return len(draft.refused) > before
 
 
-def fails(draft: Draft, key: Key) -> bool:
-    """Is an answer about this constraint or index only an echo of an expression that fails?"""
-    table = relation_of(draft, key) if key in draft.decided.whole.objects else _table_of(draft, key)
-    return any(answer.error and one.table == table and aspect in (SHAPE, "not null") for (one, aspect), answer in draft.evidence.answers.items())  # fmt: skip
-
-
-def _table_of(draft: Draft, key: Key) -> Key:
+def is_echo(draft: Draft, key: Key, answer: Answer) -> bool:
+    """Could this constraint or index only not be asked about because an expression fails, which is refused anyway?"""
     value = draft.desired.objects.get(key)
-    return value.table if isinstance(value, Index) else key.table
+    table = value.table if isinstance(value, Index) else key.table
+    shape = draft.desired.table(table)
+    return (
+        table in draft.decided.shapes
+        and shape is not None
+        and answer.error != ""
+        and any(
+            draft.evidence.against(column.key, aspect) is not None
+            for column in shape.columns.values()
+            for aspect in (SHAPE, "not null")
+        )
+    )
 
 
 def as_shaped(draft: Draft, table: Table) -> Table:
@@ -167,7 +173,7 @@ def copy(draft: Draft, table: Table) -> list[Statement]:
     names = ", ".join(map(ident, shape.columns))
     values = ", ".join(one.value for one in shape.columns.values())
     text = f"INSERT INTO {draft.writer.name(key)} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {kept}"
-    made = [draft.statement(text, key, f"the rows of {key} in DEV's shape", "moves_rows", "changes_values")]
+    made = [draft.statement(text, key, f"the rows of {key} in DEV's shape", "moves_rows", "changes_values", "needs_decision")]
     lost = [f"({one.lost})" for one in shape.columns.values() if one.lost is not None]
     if lost:
         query = misfits(key, " OR ".join(lost), draft.decided.whole, kept)

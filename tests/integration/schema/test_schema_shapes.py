@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import yaml
+from archon_align.database.session import open_session
 from archon_align.outcome import PhaseOutcome
+from archon_align.report.protected import proofs_of, protected_section, reshaped
 from archon_align.schema import phase
 from archon_align.schema.decisions import Decisions
+from archon_align.validate import state
 from schema_worlds import World
 
 AGAIN = "DROP SCHEMA IF EXISTS archon_quarantine CASCADE"
@@ -158,3 +163,108 @@ def test_a_shape(case: Case, protected: tuple[str, ...], make_world: Callable[..
     assert (again.status, again.statements) == ("aligned", ())
     for query, expected in case.keeps.items():
         assert world.prod.value(world.schema, query) == expected, query
+
+
+REFUSED = [
+    ({"a": "left(b, 2)", "n": "b"}, "shape_loses", "the value would not be the same as integer (b): 1 row (id=2)"),
+    ({"a": "b", "n": "c * 1.5"}, "shape_loses", "the value would not be the same as integer (c * 1.5): 1 row (id=1)"),
+    ({"a": "b", "n": "c"}, "shape_loses", "the value would not be the same as character varying(2) (b): 1 row (id=2)"),
+    ({"a": "nullif(left(b, 1), 'x')", "n": "c"}, "shape_loses", "DEV's column must not be NULL, and this is (nullif(left(b, 1), 'x')): 1 row (id=2)"),
+    ({"a": "nowhere", "n": "c"}, "shape_loses", 'column "nowhere" does not exist'),
+    ({"a": "ARRAY[1]::int[] || b", "n": "c"}, "shape_loses", "operator does not exist"),
+    ({"n": "c"}, "shape_loses", "has no default, and no expression is given: 2 rows (id=1; id=2)"),
+    ({"a": "left(b, 1)", "n": "1"}, "rows_in_the_way", "the value occurs more than once: 1 row (1)"),
+    ({"a": "left(b, 1)", "n": "c - 4"}, "rows_in_the_way", "the row does not meet the condition: 1 row (id=1)"),
+    ({"a": "left(b, 1)", "n": "c", "r": "c"}, "rows_in_the_way", "the row refers to none in"),
+    ({"a": "left(b, 1)", "n": "c", "g": "c"}, "shape_loses", "DEV computes this column"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "code", "problem"), REFUSED, ids=[one[2] for one in REFUSED])
+def test_a_shape_that_would_not_do_is_refused_beforehand(
+    columns: dict[str, str], code: str, problem: str, make_world: Callable[..., World]
+) -> None:
+    world = make_world(
+        """CREATE TABLE r (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, a varchar(2) NOT NULL, n int UNIQUE CHECK (n > 0), r int REFERENCES r, g int GENERATED ALWAYS AS (n * 2) STORED);""",
+        "CREATE TABLE r (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, b text, c int); INSERT INTO t VALUES (1, '7', 3), (2, 'xyz', 6);",
+    )
+    before = world.prod.picture(world.schema)
+    for check in (True, False):
+        outcome = decide(world, shapes(t=columns), check=check)
+        assert outcome.status == "decision_needed"
+        told = [one for one in outcome.findings if one.severity == "error" and one.code == code]
+        assert problem in " ".join(one.message for one in told), [one.message for one in outcome.findings]
+        assert world.prod.picture(world.schema) == before
+
+
+IN_THE_WAY = [
+    ("CREATE VIEW v AS SELECT b FROM t;", "view", "column"),
+    ("CREATE TABLE o (b text REFERENCES t (b));", "constraint", "constraint"),
+    ("CREATE POLICY p ON t AS RESTRICTIVE USING (b <> '');", "policy", "restrictive"),
+    ("CREATE TABLE child () INHERITS (t);", "table", "inherits"),
+    ("CREATE TABLE o (x t);", "table", "depends on it"),
+    ("CREATE AGGREGATE agg (t) (SFUNC = first, STYPE = int);", "table", "agg"),
+]
+
+
+@pytest.mark.parametrize(("prod", "kind", "why"), IN_THE_WAY, ids=[one[0] for one in IN_THE_WAY])
+def test_what_only_the_old_shape_can_bear_is_named(
+    prod: str, kind: str, why: str, make_world: Callable[..., World]
+) -> None:
+    first = "CREATE FUNCTION first(int, t) RETURNS int LANGUAGE sql AS 'SELECT 1';" if "AGGREGATE" in prod else ""
+    world = make_world(
+        "CREATE TABLE t (id int PRIMARY KEY, a text NOT NULL);",
+        f"CREATE TABLE t (id int PRIMARY KEY, b text UNIQUE); {first} {prod} INSERT INTO t VALUES (1, 'x');",
+    )
+    before = world.prod.picture(world.schema)
+    outcome = decide(world, shapes(t={"a": "b"}))
+    assert outcome.status == "decision_needed"
+    told = [one for one in outcome.findings if one.severity == "error" and one.object.startswith(kind)]
+    assert any(why in one.message for one in told), [one for one in outcome.findings if one.severity == "error"]
+    assert world.prod.picture(world.schema) == before
+
+
+def test_the_refusal_shows_what_to_write(make_world: Callable[..., World]) -> None:
+    world = make_world(
+        'CREATE TABLE t (id int PRIMARY KEY, "full näme" text NOT NULL, kind text NOT NULL, day date NOT NULL); CREATE TABLE o (id int, new text);',
+        "CREATE TABLE t (id int PRIMARY KEY, name text, sort text, at date); INSERT INTO t VALUES (1, 'x', 'y', 'today');"
+        "CREATE TABLE o (id int, old text); INSERT INTO o VALUES (1, 'x');",
+    )
+    findings = world.align(check=True).findings
+    (refusal,) = (one for one in findings if one.severity == "error")
+    assert refusal.object == f"table {world.schema}.t"
+    assert "PROD has besides: name (text), sort (text), at (date)" in refusal.message
+    written = yaml.safe_load(refusal.remedy.rpartition("or:")[2])["archon_schema_decisions"]
+    assert written["shapes"] == {f"{world.schema}.t": {"columns": {"full näme": "?", "kind": "?", "day": "at"}}}
+    (warning,) = (one for one in findings if one.code == "possible_rename")
+    entry = yaml.safe_load(warning.remedy.partition(":\n")[2])["archon_schema_decisions"]
+    assert entry == {"renames": [{"kind": "column", "from": f"{world.schema}.o.old", "to": "new"}]}
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_validation_reads_reshaped_tables_through_the_proof(touched: bool, make_world: Callable[..., World]) -> None:
+    world = make_world(
+        "CREATE TABLE shaped (id int PRIMARY KEY, a text NOT NULL); CREATE TABLE moved (id bigint PRIMARY KEY, b text); CREATE TABLE given (id int, c varchar(2));",
+        """CREATE TABLE shaped (id int PRIMARY KEY, b text, c int); CREATE TABLE "o ""ld" (id int PRIMARY KEY, a text); CREATE TABLE given (id int, c text);
+        INSERT INTO shaped VALUES (1, 'x', 2); INSERT INTO "o ""ld" VALUES (1, 'x'); INSERT INTO given VALUES (1, 'abc');""",
+    )
+    world.prod.run(world.schema, AGAIN)
+    protected = ("shaped", 'o "ld', "given")
+    context = world.context(check=True, protected=protected)
+    with open_session(context, context.prod) as session, session.transaction():
+        before = state.protected(session, {}, {})
+    decisions = {
+        "renames": [{"kind": "table", "from": '«s»."o ""ld"', "to": "moved"}, {"kind": "column", "from": '«s»."o ""ld".a', "to": "b"}],
+        "conversions": {"«s».given.c": "left(c, 2)"},
+        **shapes(shaped={"a": "b || '!'"}),
+    }  # fmt: skip
+    outcome = decide(world, decisions, protected=protected)
+    assert outcome.status == "changed", str(outcome.error)
+    results = [json.loads(json.dumps(outcome.as_result()))]
+    if touched:
+        world.prod.run(world.schema, "UPDATE shaped SET a = 'y'; UPDATE moved SET b = 'y'; UPDATE given SET c = 'y';")
+    with open_session(context, context.prod) as session, session.transaction():
+        after = state.protected(session, before, reshaped(results))
+    section = protected_section(before, proofs_of(results), after)
+    assert {one.rpartition(".")[2] for one in section} == set(protected)
+    assert [(one["preserved"], one["changed_by_users"]) for one in section.values()] == [(True, touched)] * 3
