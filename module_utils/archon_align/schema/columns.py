@@ -18,6 +18,7 @@ from .vectors import COMPUTE_ANEW, changes_dimensions, require_indexable
 
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 _REPLACED = "_replaced"
+_DECIDED = ("changes_values", "needs_decision")
 _OF_EACH_TABLE = ("SET DEFAULT", "SET STORAGE", "SET STATISTICS", "SET COMPRESSION")
 
 
@@ -145,7 +146,7 @@ def fill(draft: Draft, new: Column) -> Statement:
     if draft.current.column(new.key) is not None:
         value = f"coalesce({ident(new.key.part)}, {value})"
     words = f"TYPE {type_name} USING CAST({value} AS {type_name})"
-    return _alter(draft, new.key, words, "filled as decided", "changes_values", "rewrites_table", proves=True)
+    return _alter(draft, new.key, words, "filled as decided", *_DECIDED, "rewrites_table", proves=True)
 
 
 def _fill_nulls(draft: Draft, old: Column, new: Column) -> Statement:
@@ -164,7 +165,7 @@ def _decided_conversion(draft: Draft, new: Column) -> Conversion:
     value = f"CAST(({draft.decided.conversions[new.key]}) AS {type_name})"
     for one in draft.closure.with_children(new.key):
         draft.carry(one, ident(new.key.part), value)
-    return Conversion(value, None, "", ("takes_exclusive_lock", "rewrites_table", "changes_values"))
+    return Conversion(value, None, "", ("takes_exclusive_lock", "rewrites_table", *_DECIDED))
 
 
 def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Difference]) -> list[Statement]:

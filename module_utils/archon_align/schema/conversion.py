@@ -9,7 +9,7 @@ from .model import Catalog, Column, Domain, Enum, Key, Kind
 from .portable import extensions_in
 from .vectors import changes_dimensions
 from .vectors import misfit as vectors_misfit
-from .widening import assumes_time_zone, keeps_values, rewrites, split
+from .widening import assumes_time_zone, keeps_values, loses_precision, rewrites, split
 
 _STRINGS = ("text", "character varying", "character")
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
@@ -65,6 +65,8 @@ def conversion(old: Column, new: Column, desired: Catalog, current: Catalog) -> 
     if proven:
         return Conversion("", None, "", hazards)
     hazards = (*hazards, "narrows_type", "validates_rows")
+    if loses_precision(old.type, new.type):
+        hazards = (*hazards, "loses_precision")
     forward = _cast(current, old, new, column, writer)
 
     def only_null(reason: str) -> Conversion:

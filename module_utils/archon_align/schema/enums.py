@@ -135,7 +135,7 @@ def _convert(draft: Draft, node: Node, user: Key) -> None:
         set_aside_column(draft, user)
         for one in draft.closure.with_children(user):
             draft.carry(one, labels, decided)
-        labels, summary, hazards = decided, "labels replaced as decided", (*hazards, "changes_values")
+        labels, summary, hazards = decided, "labels replaced as decided", (*hazards, "changes_values", "needs_decision")
     convert = f"{alter} TYPE {type_name} USING CAST({labels} AS {type_name})"
     node.statements.append(
         draft.statement(convert, user, f"{user}: {summary}", *hazards, "takes_exclusive_lock", proves=True)

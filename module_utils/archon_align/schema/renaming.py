@@ -125,9 +125,8 @@ class _Renaming:
 
     def statements(self) -> list[Statement]:
         def statement(text: str, key: Key, to: str) -> Statement:
-            return Statement(
-                text, key.qualified, f"{key} becomes {to}, as decided", ("takes_exclusive_lock",), proves_values=True
-            )
+            hazards = ("takes_exclusive_lock", "needs_decision")
+            return Statement(text, key.qualified, f"{key} becomes {to}, as decided", hazards, proves_values=True)
 
         made = []
         for enum, labels in sorted(self.labels.items()):

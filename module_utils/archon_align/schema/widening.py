@@ -7,6 +7,8 @@ import re
 _TYPE = re.compile(r"(?P<base>[^(\[]+?)\s*(?:\((?P<mods>[\d,\s-]+)\))?(?P<rest>[^\[(]*)(?P<array>(?:\[\])*)$")
 _INTEGERS = ("smallint", "integer", "bigint")
 _INTEGER_DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
+_FLOATS = {"real": 6, "double precision": 15}
+_UNLIMITED = 16383
 _EXACT_IN_FLOAT = {("smallint", "real"), ("smallint", "double precision"), ("integer", "double precision")}
 # Changes that only alter the catalogue, not the file.
 _BINARY = {("character varying", "text"), ("cidr", "inet")}
@@ -54,6 +56,27 @@ def _numeric_grows(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
         return False
     old_scale, new_scale = (mods[1] if len(mods) > 1 else 0 for mods in (old, new))
     return new_scale >= old_scale and new[0] - new_scale >= old[0] - old_scale
+
+
+def loses_precision(old: str, new: str) -> bool:
+    """Has the new type room for fewer digits behind the point, or of a second? The rows tell whether any are lost."""
+    (old_base, old_mods, _), (new_base, new_mods, _) = split(old), split(new)
+    if old_base in _INTEGERS and new_base in _FLOATS:
+        return (old_base, new_base) not in _EXACT_IN_FLOAT
+    one, other = _digits(old_base, old_mods), _digits(new_base, new_mods)
+    return one is not None and other is not None and other < one
+
+
+def _digits(base: str, mods: tuple[int, ...]) -> int | None:
+    if base in _INTEGERS:
+        return 0
+    if base == "numeric":
+        return mods[1] if len(mods) > 1 else 0 if mods else _UNLIMITED
+    if base == "date":
+        return -1  # no time of day at all
+    if base.startswith(("timestamp", "time")):
+        return mods[0] if mods else 6
+    return _FLOATS.get(base)
 
 
 def rewrites(old: str, new: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from archon_align.plan import Statement
-from archon_align.schema import costs, stages
+from archon_align.schema import costs, stages, widening
 from archon_align.schema.model import Catalog, Column, Constraint, Index, Key, Kind, Size, Table
 
 T = Key(Kind.TABLE, "public", "t")
@@ -94,6 +94,25 @@ def test_computed_columns_rewrite_the_table_if_they_are_stored() -> None:
     assert costs.of_new_column(Column(key, "int", "int", generated="s", default="f(a)")) == ("rewrites_table",)
     assert costs.of_new_column(Column(key, "int", "int", generated="v", default="f(a)")) == ()
     assert costs.of_new_column(Column(key, "int", "int", identity="a")) == ("rewrites_table",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "loses"),
+    [
+        ("numeric(6,3)", "numeric(5,1)", True),
+        ("numeric", "integer", True),
+        ("double precision", "real", True),
+        ("bigint", "double precision", True),
+        ("integer", "double precision", False),
+        ("timestamp without time zone", "timestamp(3) without time zone", True),
+        ("timestamp with time zone", "date", True),
+        ("numeric(5,1)", "numeric(4,1)", False),
+        ("bigint", "integer", False),
+        ("text", "integer", False),
+    ],
+)
+def test_fewer_digits_are_a_hazard_of_their_own(old: str, new: str, loses: bool) -> None:
+    assert widening.loses_precision(old, new) is loses
 
 
 def test_a_transaction_is_as_long_as_its_statements_and_the_proof() -> None:
