@@ -149,8 +149,10 @@ def domain_refuses(domain: Domain, value: str, writer: Writer) -> str | None:
 
 
 def _is_unknown(current: Catalog, desired: Catalog, column: Column) -> bool:
-    needed = {key for key in desired.depends.get(column.key, ()) if key.kind is not Kind.TABLE}
-    return bool(needed - current.objects.keys()) or not extensions_in(column.type) <= current.extension_schemas.keys()
+    needed = (key for key in desired.depends.get(column.key, ()) if key.kind is not Kind.TABLE)
+    if any(key not in current.objects for key in needed):
+        return True
+    return not extensions_in(column.type) <= current.extension_schemas.keys()
 
 
 def _castable(current: Catalog, old: Column, new: Column) -> bool:

@@ -63,7 +63,7 @@ class Draft:
         self.nodes: dict[Key, Node] = {}
         self.sources: dict[Key, Catalog] = {}
         self.needs_besides: dict[Key, set[Key]] = {}
-        self.refused: list[Finding] = []
+        self.refused: dict[Finding, None] = {}
         self.left: dict[Difference, Finding] = {}
         self.locks: dict[TableName, LockMode] = {}
         self.setting_aside: list[Statement] = []
@@ -166,9 +166,7 @@ class Draft:
 
     def refuse(self, code: str, key: Key, message: str, remedy: str = DECIDE) -> None:
         """Something a machine must not do: with one of these the plan is not executed at all."""
-        finding = Finding(code, "error", str(key), message, remedy)
-        if finding not in self.refused:
-            self.refused.append(finding)
+        self.refused.setdefault(Finding(code, "error", str(key), message, remedy))
 
     def leave(self, code: str, difference: Difference, message: str, remedy: str) -> None:
         """A difference that stays, told by a finding, without stopping the run."""

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import batched
 
 import psycopg
 from psycopg import errors as pg
@@ -22,9 +23,13 @@ from .ddl import Writer, ident
 from .decided import Decided
 from .future import Future
 from .model import Catalog, Constraint, Domain, Index, Key, Kind, Table
+from .reading import Row
 from .snippets import likely_renames
 
 EXAMPLES = 3
+# So many questions are one query, as long as it takes no more than so many seconds.
+TOGETHER, QUICK = 25, 5.0
+_LIMIT = "SELECT pg_catalog.set_config('statement_timeout', %s, false)"
 SHAPE, HELD = "shape", "held"
 
 
@@ -72,38 +77,65 @@ class Evidence:
         return answer if answer is not None and (answer.violators or answer.error) else None
 
 
-def gather(session: Session, asked: Iterator[Question] | list[Question]) -> Evidence:
+def gather(session: Session, asked: Iterable[Question]) -> Evidence:
     """Ask the rows. Values that cannot even be read as another type are an answer; what does not exist yet is none."""
     answers: dict[tuple[Key, str], Answer] = {}
-    for question in asked:
-        try:
-            rows = session.rows(sql.SQL(question.sql))
-        except (pg.DataError, pg.RaiseException, pg.FeatureNotSupported) as error:
-            message = " ".join((error.diag.message_primary or str(error)).split())
-            answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
-        except (
-            pg.UndefinedColumn,
-            pg.UndefinedFunction,
-            pg.UndefinedTable,
-            pg.DatatypeMismatch,
-            pg.CannotCoerce,
-        ) as error:
-            # Else the question needs something that the plan itself will make: the server will check it then.
-            if question.decided:
-                message = f"the expression cannot be evaluated: {' '.join((error.diag.message_primary or '').split())}"
-                answers[question.key, question.aspect] = Answer(None, (), question.reason, message)
-        except pg.UndefinedObject:
-            continue
-        except psycopg.Error as error:
-            raise server_error(
-                session.target, error, doing=f"counting what stands in the way of {question.key}"
-            ) from error
-        else:
-            count = int(rows[0]["violators"]) if rows else 0
-            answers[question.key, question.aspect] = Answer(
-                count, tuple(str(row["key"]) for row in rows), question.reason
-            )
+    for group in batched(asked, TOGETHER):
+        told = _ask_together(session, group) if len(group) > 1 else None
+        for number, question in enumerate(group):
+            answer = _ask(session, question) if told is None else _answer(question, told[number])
+            if answer is not None:
+                answers[question.key, question.aspect] = answer
     return Evidence(answers)
+
+
+def _ask_together(session: Session, group: Sequence[Question]) -> list[list[Row]] | None:
+    """The rows of each question, had with one query; None when it fails or takes long, and each has to be asked by itself."""
+    parts = (
+        f"SELECT {number} AS question, violators, CAST(key AS text) AS key FROM ({question.sql}) AS asked"
+        for number, question in enumerate(group)
+    )
+    told: list[list[Row]] = [[] for _ in group]
+    limit = session.value("SHOW statement_timeout")
+    try:
+        session.value(_LIMIT, (f"{min(session.context.statement_timeout, QUICK) * 1000:.0f}ms",))
+        for row in session.rows(sql.SQL(" UNION ALL ".join(parts))):
+            told[row["question"]].append(row)
+    except psycopg.Error:
+        return None
+    finally:
+        if not (session.connection.broken or session.connection.closed):
+            session.value(_LIMIT, (limit,))
+    return told
+
+
+def _ask(session: Session, question: Question) -> Answer | None:
+    try:
+        return _answer(question, session.rows(sql.SQL(question.sql)))
+    except (pg.DataError, pg.RaiseException, pg.FeatureNotSupported) as error:
+        message = " ".join((error.diag.message_primary or str(error)).split())
+        return Answer(None, (), question.reason, message)
+    except (
+        pg.UndefinedColumn,
+        pg.UndefinedFunction,
+        pg.UndefinedTable,
+        pg.DatatypeMismatch,
+        pg.CannotCoerce,
+    ) as error:
+        # Else the question needs something that the plan itself will make: the server will check it then.
+        if not question.decided:
+            return None
+        message = f"the expression cannot be evaluated: {' '.join((error.diag.message_primary or '').split())}"
+        return Answer(None, (), question.reason, message)
+    except pg.UndefinedObject:
+        return None
+    except psycopg.Error as error:
+        raise server_error(session.target, error, doing=f"counting what stands in the way of {question.key}") from error
+
+
+def _answer(question: Question, rows: Sequence[Row]) -> Answer:
+    count = int(rows[0]["violators"]) if rows else 0
+    return Answer(count, tuple(str(row["key"]) for row in rows), question.reason)
 
 
 def questions(comparison: Comparison, decided: Decided) -> Iterator[Question]:
