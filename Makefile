@@ -12,7 +12,7 @@ PLAY := $(BIN)/ansible-playbook -i $(INVENTORY)
 NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev align check lab-up lab-down lab-reset lab-status lint test bench requirements clean
+.PHONY: help setup setup-dev align check lab-up lab-down lab-reset lab-status lint test bench bench-schema requirements clean
 
 help: ## Print this list
 	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
@@ -54,6 +54,9 @@ test: lint ## Lint, unit and integration tests
 bench: setup-dev ## Measure runs and the embedding rebuild; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py
 	@$(BIN)/python tests/bench/bench_embeddings.py
+
+bench-schema: setup-dev ## Measure the schema comparison beside migradiff, up to 5,000 tables
+	@$(BIN)/python tests/bench/bench_schema.py $(ARGS)
 
 requirements: setup-dev ## Compile the locked and hashed requirement files anew
 	@$(BIN)/python scripts/lock.py

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 
@@ -61,7 +63,8 @@ def inspect(session: Session, schemas: Sequence[str]) -> Catalog:
             code="bad_schema_names",
         )
     try:
-        return _Reader(session, tuple(schemas)).catalog()
+        with _uncollected():
+            return _Reader(session, tuple(schemas)).catalog()
     except psycopg.Error as error:
         raise server_error(session.target, error, doing="reading the system catalogues") from error
 
@@ -71,6 +74,18 @@ def inspect_both(one: Session, other: Session, schemas: Sequence[str]) -> tuple[
     with ThreadPoolExecutor(1) as second:
         pending = second.submit(inspect, other, schemas)
         return inspect(one, schemas), pending.result()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Spare Python's cycle collector: it would look through all that was read again and again, which takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Reader(Reading):
