@@ -188,7 +188,7 @@ def main():
         options = schema_options(
             module,
             credentials=given["credentials"],
-            plan_file=Path(given["plan"]) if given["plan"] else None,
+            plan_file=Path(given["plan"]).absolute() if given["plan"] else None,
             stage_timeout=given["stage_timeout"],
         )
         return phase.run(context_of(module, phase.PHASE), options).as_result()

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from .. import __version__
 from ..database.session import Session
 from ..errors import AlignError
 from .model import Catalog, Composite, Kind
@@ -91,7 +92,7 @@ def bound(
     """plan.json: the plans of both sides, with what they were made of and a digest over everything."""
     document = {
         "format": FORMAT,
-        "inputs": dict(inputs),
+        "inputs": {"version of archon-align": __version__, **inputs},
         "sources": {side: source.as_json() for side, source in sources.items()},
         **{side: dict(plan) for side, plan in plans.items()},
     }

@@ -19,7 +19,9 @@ _ALIASES = {
     "composite": "composite type",
     "procedure": "function",
 }
-KINDS = (*(str(kind) for kind in Kind if kind is not Kind.DEFAULT), GRANT, COMMENT, ANY)
+# A column's default goes with the column, a domain's constraints with the domain.
+_PARTS = frozenset({Kind.DEFAULT, Kind.DOMAIN_CONSTRAINT})
+KINDS = (*(str(kind) for kind in Kind if kind not in _PARTS), GRANT, COMMENT, ANY)
 _VIEWS = frozenset({Kind.VIEW, Kind.MATVIEW})
 _HOMES = (Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.COMPOSITE)
 _ON_TABLES = frozenset({Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY})
@@ -161,6 +163,8 @@ class _Narrowing:
 
     def _home_of(self, key: Key) -> Key | None:
         """What an object lives on: a table, for columns, triggers and comments on columns also a view."""
+        if key.kind is Kind.DOMAIN_CONSTRAINT:
+            return Key(Kind.DOMAIN, key.schema, key.name)
         if key.kind in _ON_TABLES:
             homes = (Key(kind, key.schema, key.name) for kind in _HOMES)
             return next((one for one in homes if one in self.desired.objects or one in self.current.objects), None)

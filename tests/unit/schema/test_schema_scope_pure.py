@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
+import yaml
 from archon_align.errors import AlignError
 from archon_align.schema.compare import compare
+from archon_align.schema.decisions import Decisions
 from archon_align.schema.model import (
     PUBLIC,
     Catalog,
@@ -78,7 +84,7 @@ def test_what_is_inside(include: list[str], exclude: list[str], inside: list[str
         assert not scope.covers(*named[name]), name
 
 
-@pytest.mark.parametrize("text", ["archon_*", "tabel:x", "table:", ":x", "", "default:x"])
+@pytest.mark.parametrize("text", ["archon_*", "tabel:x", "table:", ":x", "", "default:x", "domain constraint:x"])
 def test_a_pattern_that_is_none(text: str) -> None:
     with pytest.raises(AlignError) as raised:
         Scope.parse(exclude=[text])
@@ -215,3 +221,13 @@ def test_the_proof_sees_the_same_scope() -> None:
     after = catalog(table("a", x="bigint"), table("b", x="integer"))
     assert compare(within(dev, before, scope), after).differences == ()
     assert compare(within(dev, before, scope), catalog(table("a", x="bigint"), table("b", x="text"))).differences
+
+
+def test_the_documented_choices_can_be_used() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "phases" / "2-schema.md").read_text()
+    found: dict[str, object] = {}
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        found |= yaml.safe_load(block)
+    assert found.keys() == {"archon_schema_decisions", "archon_schema_include", "archon_schema_exclude"}
+    assert all(asdict(Decisions.parse(found["archon_schema_decisions"])).values())
+    assert Scope.parse(found["archon_schema_include"], found["archon_schema_exclude"])  # type: ignore[arg-type]
