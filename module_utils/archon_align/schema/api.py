@@ -124,7 +124,8 @@ def plan(
     )
     keys = protected_keys(comparison.current, protected)
     try:
-        return make_plan(session, comparison.desired, comparison.current, protected=keys, choices=choices)
+        desired, current = comparison.desired, comparison.current
+        return make_plan(session, desired, current, protected=keys, choices=choices, compared=comparison)
     except psycopg.Error as error:
         raise server_error(session.target, error, doing="asking the stored rows") from error
 

@@ -69,9 +69,12 @@ def _print(answer: Answer, *, as_json: bool) -> None:
     try:
         if as_json:
             document = {"exit_code": answer.code, **answer.json}
-            sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+            # In UTF-8 whatever the terminal's encoding: that is what JSON is.
+            sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
         else:
-            (sys.stderr if "error" in answer.json else sys.stdout).write(answer.text)
+            stream = sys.stderr if "error" in answer.json else sys.stdout
+            encoding = stream.encoding or "utf-8"
+            stream.write(answer.text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read has seen enough; Python would complain once more on exit.

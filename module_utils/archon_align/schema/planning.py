@@ -78,11 +78,21 @@ class Made:
 
 
 def make_plan(
-    session: Session, desired: Catalog, current: Catalog, *, protected: frozenset[Key], choices: Choices
+    session: Session,
+    desired: Catalog,
+    current: Catalog,
+    *,
+    protected: frozenset[Key],
+    choices: Choices,
+    compared: Comparison | None = None,
 ) -> Made:
-    """The plan that turns `current`, the structure of the session's database, into `desired`."""
+    """The plan that turns `current`, the structure of the session's database, into `desired`. `compared` is their comparison,
+    where it was made already with the same choice about vector indexes."""
     decided = decide(desired, current, choices.decisions)
-    whole = compare(desired, decided.current, vector_indexes=choices.vector_indexes)
+    if compared is not None and decided.current is current:
+        whole = compared
+    else:
+        whole = compare(desired, decided.current, vector_indexes=choices.vector_indexes)
     scoped = narrow(whole, choices.scope)
     inside = scoped.comparison
     if choices.rebuilds_vectors:
