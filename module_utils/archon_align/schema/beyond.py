@@ -1,4 +1,5 @@
-"""What a server's version does not know: found before anything runs, and refused by name. Pure."""
+"""What PROD does not have and the plan does not make, or what its version does not know: found before anything runs, and refused
+by name. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from .draft import Draft
-from .model import Column, Constraint, Index, Object, Sequence, Table, View
+from .model import Column, Constraint, Index, Key, Kind, Object, Sequence, Table, View
 
 _SET_COLUMNS = re.compile(r" ON DELETE SET (NULL|DEFAULT) \(")
 
@@ -21,6 +22,28 @@ def refuse_unknown(draft: Draft) -> None:
                 message = f"{what}: PostgreSQL {since} and later can have it, PROD is version {version}"
                 remedy = f"Upgrade PROD to PostgreSQL {since}, or give {key.qualified} a form on DEV that both versions know; nothing was changed."
                 draft.refuse("server_too_old", key, message, remedy)
+
+
+def refuse_lacking(draft: Draft) -> None:
+    """Refuse what this plan would make of something that PROD lacks and nobody here makes, naming both."""
+    there = {f"{one.kind} {one.name}" for one in draft.current.unmodelled}
+    made = {key for key in draft.nodes if draft.sources[key] is draft.desired} | {one.key for one in draft.stages}
+    for key in sorted(made):
+        names = {name for part in _parts(draft, key) for name in draft.desired.needs.get(part, ())}
+        for name in sorted(names - there):
+            remedy = f"Create {name} on PROD by hand, or leave {key} out of the scope; nothing was changed."
+            draft.refuse(
+                "needs_unmodelled",
+                key,
+                f"it needs {name}, which PROD lacks and which is of a kind not made here",
+                remedy,
+            )
+
+
+def _parts(draft: Draft, key: Key) -> Iterator[Key]:
+    table = draft.desired.table(key)
+    columns = [key] if key.kind is Kind.COLUMN else [one.key for one in table.columns.values()] if table else []
+    yield from (key, *columns, *(Key(Kind.DEFAULT, *one[1:]) for one in columns))
 
 
 def _features(value: Object) -> Iterator[tuple[str, int]]:

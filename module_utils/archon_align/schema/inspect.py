@@ -119,7 +119,8 @@ class _Reader(Reading):
         self._triggers()
         self._policies()
         defaults = self.rows(queries.DEFAULT_GRANTS)
-        depends, strangers = dependencies(self)
+        told = unmodelled(self, defaults)
+        found = dependencies(self)
         return Catalog(
             version=self.environment["version"],
             database=self.environment["database"],
@@ -130,9 +131,10 @@ class _Reader(Reading):
             grants=grants(self),
             owners=self.owners,
             makers={row["schema"]: row["owner"] for row in self.rows(queries.MAKERS)},
-            depends=depends,
-            strangers=strangers,
-            unmodelled=unmodelled(self, defaults),
+            depends=found.depends,
+            strangers=found.strangers,
+            needs=found.needs,
+            unmodelled=told,
             roles=frozenset(self.environment["roles"]),
             my_roles=frozenset(self.environment["my_roles"]),
             all_schemas=frozenset(self.environment["all_schemas"]),

@@ -325,8 +325,9 @@ class Catalog:
     """The structure of one database's schemas as one session saw it.
 
     `depends` maps an object to the objects its definition needs; `strangers` maps one to the names of objects that need it
-    but are outside the schemas or of a kind that is not compared. `default_grants` maps (schema, PostgreSQL's object
-    letter) to what a new object of this role is granted by ALTER DEFAULT PRIVILEGES; schema '' is the whole database.
+    but are outside the schemas or of a kind that is not compared; `needs` maps one to the names of the `unmodelled` objects
+    that its own definition needs. `default_grants` maps (schema, PostgreSQL's object letter) to what a new object of this role
+    is granted by ALTER DEFAULT PRIVILEGES; schema '' is the whole database.
     `makers` maps a schema to the role that new objects there shall belong to, '' being any new schema.
     `forbidden` holds (object, role) pairs for which no grant may exist. `quarantined` are the relations in archon_quarantine.
     """
@@ -342,6 +343,7 @@ class Catalog:
     makers: Mapping[str, str] = field(default_factory=dict)
     depends: Mapping[Key, frozenset[Key]] = field(default_factory=dict)
     strangers: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
+    needs: Mapping[Key, frozenset[str]] = field(default_factory=dict)
     unmodelled: tuple[Unmodelled, ...] = ()
     roles: frozenset[str] = frozenset()
     my_roles: frozenset[str] = frozenset()

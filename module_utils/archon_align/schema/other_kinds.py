@@ -145,7 +145,7 @@ _OUTSIDE: LiteralString = f"""
 
 UNMODELLED: LiteralString = (
     """
-SELECT f.kind, f.name, f.definition,
+SELECT f.kind, f.class::oid::bigint AS class, f.oid::bigint AS oid, f.name, f.definition,
        concat_ws('; ', obj_description(f.oid, f.class::text::name), 'owner ' || nullif(pg_get_userbyid(f.owner), current_user),
          (SELECT string_agg(concat_ws(' ', CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee)::text END, x.privilege_type, nullif(x.is_grantable, false)), ', ' ORDER BY x.grantee::regrole::text, x.privilege_type)
           FROM aclexplode(f.acl) x WHERE x.grantee <> f.owner)) AS attached
@@ -156,6 +156,6 @@ FROM ("""
     + _ON_TABLES
     + _OUTSIDE
     + """) f WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = f.class AND e.objid = f.oid AND e.deptype IN ('e', 'i'))
-ORDER BY 1, 2
+ORDER BY f.kind, f.name
 """
 )

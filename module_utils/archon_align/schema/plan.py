@@ -21,7 +21,7 @@ from ..findings import Finding
 from ..plan import Statement
 from ..preservation.carried import Carried
 from . import changes, columns, enums, gaps, removal, shapes, stages
-from .beyond import refuse_unknown
+from .beyond import refuse_lacking, refuse_unknown
 from .compare import MISSING, Comparison, Difference
 from .costs import transaction_seconds
 from .decided import Decided
@@ -160,6 +160,7 @@ def _attempt(draft: Draft) -> SchemaPlan:
     gaps.refuse(draft)
     _require_ownership(draft)
     refuse_unknown(draft)
+    refuse_lacking(draft)
     _ask_the_gate(draft, (*statements, *(one for stage in staged for one in stage.statements)))
     findings = (
         *draft.decided.findings,

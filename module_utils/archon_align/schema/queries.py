@@ -256,7 +256,8 @@ WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2606, 2620, 3256, 2615)
 
 DEPENDS: LiteralString = """
 SELECT classid::bigint AS class, objid::bigint AS oid, objsubid AS sub, refclassid::bigint AS ref_class, refobjid::bigint AS ref_oid, refobjsubid AS ref_sub, deptype = 'n' AS normal
-FROM pg_depend WHERE objid >= 16384 AND refobjid >= 16384 AND deptype IN ('n', 'a', 'i', 'P', 'S') AND refclassid IN (1259, 1255, 1247, 2606)
+FROM pg_depend WHERE objid >= 16384 AND refobjid >= 16384 AND deptype IN ('n', 'a', 'i', 'P', 'S')
+  AND refclassid IN (1259, 1255, 1247, 2606, 1417, 2328, 2601, 2605, 2612, 2616, 2617, 2753, 3456, 3576, 3600, 3601, 3602, 3764)
   AND NOT (deptype = 'i' AND classid IN (1247, 2620)) -- row types and arrays are known with what they belong to, triggers of foreign keys with these
   AND %(schemas)s::text[] IS NOT NULL
 """

@@ -29,7 +29,8 @@ class Class(IntEnum):
 
 class Reading:
     """One reading of `schemas` through `session`. `keys` maps (catalogue, oid, column number) to what was found there;
-    `inner` does so for columns of views and composites, which are no objects of their own."""
+    `inner` does so for columns of views and composites, which are no objects of their own; `told` maps (catalogue, oid) to
+    the name of what is told of but not modelled."""
 
     def __init__(self, session: Session, schemas: tuple[str, ...]) -> None:
         self.session = session
@@ -38,6 +39,7 @@ class Reading:
         self.owners: dict[Key, str] = {}
         self.keys: dict[tuple[int, int, int], Key] = {}
         self.inner: dict[tuple[int, int], Key] = {}
+        self.told: dict[tuple[int, int], str] = {}
         self.portable = Portable(())
 
     def rows(self, query: Any) -> list[Row]:

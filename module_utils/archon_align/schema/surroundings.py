@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from . import queries
 from .model import OWNER, Grant, Key, Kind, Size, Table, Unmodelled
@@ -40,15 +41,13 @@ def sizes(reading: Reading) -> dict[Key, Size]:
 
 
 def unmodelled(reading: Reading, defaults: Iterable[Row]) -> tuple[Unmodelled, ...]:
-    found = {
-        Unmodelled(
-            row["kind"],
-            reading.portable(row["name"]),
-            reading.portable.optional(row["definition"]),
-            reading.portable(row["attached"]),
-        )
-        for row in reading.rows(UNMODELLED)
-    }
+    found = set()
+    for row in reading.rows(UNMODELLED):
+        name = reading.portable(row["name"])
+        definition, attached = reading.portable.optional(row["definition"]), reading.portable(row["attached"])
+        found.add(Unmodelled(row["kind"], name, definition, attached))
+        if row["oid"]:
+            reading.told[row["class"], row["oid"]] = f"{row['kind']} {name}"
     privileges: dict[str, set[str]] = {}
     for row in defaults:
         if not row["grantor"].startswith(_MANAGED):
@@ -72,24 +71,43 @@ def default_grants(rows: Iterable[Row]) -> dict[tuple[str, str], frozenset[Grant
     return {key: frozenset(grants) for key, grants in found.items()}
 
 
-def dependencies(reading: Reading) -> tuple[dict[Key, frozenset[Key]], dict[Key, tuple[str, ...]]]:
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the catalogue calls `depends`, `strangers` and `needs`."""
+
+    depends: dict[Key, frozenset[Key]]
+    strangers: dict[Key, tuple[str, ...]]
+    needs: dict[Key, frozenset[str]]
+
+
+def dependencies(reading: Reading) -> Dependencies:
+    """Who needs whom, once everything that is told of has been read."""
     for row in reading.rows(queries.REWRITES):
         view = reading.keys.get((Class.CLASS, row["relation"], 0))
         if view is not None:
             reading.keys[Class.REWRITE, row["oid"], 0] = view
     found: dict[Key, set[Key]] = {}
+    needs: dict[Key, set[str]] = {}
     strangers: dict[tuple[int, int, int], set[Key]] = {}
     keys = reading.keys
     for line in reading.tuples(queries.DEPENDS):
         place, normal = line[:3], line[6]
         one, other = keys.get(place), keys.get(line[3:6])
-        if other is None or one == other:
+        if other is None:
+            if one is not None and line[3:5] in reading.told:
+                needs.setdefault(one, set()).add(reading.told[line[3:5]])
+            continue
+        if one == other:
             continue
         if one is not None:
             found.setdefault(one, set()).add(other)
         elif normal or _vanishes(reading, place[0], other):
             strangers.setdefault(place, set()).add(other)
-    return {key: frozenset(needed) for key, needed in found.items()}, _described(reading, strangers)
+    return Dependencies(
+        {key: frozenset(needed) for key, needed in found.items()},
+        _described(reading, strangers),
+        {key: frozenset(names) for key, names in needs.items()},
+    )
 
 
 def _vanishes(reading: Reading, catalog: int, other: Key) -> bool:
