@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from ..database.transaction import LockMode
 from ..plan import Statement
-from . import recast, stages
+from . import recast, snippets, stages
 from .compare import Difference
 from .conversion import Conversion, conversion, replaced, way_back, way_there
 from .ddl import COMPRESSION, STORAGE, ident, literal, storage_options
-from .draft import DECIDE, Draft
+from .draft import Draft
 from .evidence import misfits
 from .model import Column, Constraint, Key, Kind, Sequence
 from .quarantine import set_aside_column
@@ -120,7 +120,7 @@ def _not_null(draft: Draft, old: Column, new: Column, difference: Difference) ->
     if new.not_null:
         answer = draft.evidence.against(key, "not null")
         if answer is not None:
-            remedy = f"Fill {key.qualified} on PROD (what value is right, a person must say), then run again; nothing was changed."
+            remedy = snippets.deciding("Say what rows without a value get", snippets.backfill(key))
             draft.refuse("nulls_in_the_way", key, f"DEV does not allow NULL: {answer.reason}: {answer.text}", remedy)
         filling = [_fill_nulls(draft, old, new)] if key in draft.decided.backfills else []
         if not filling and stages.takes_not_null(draft, new):
@@ -179,7 +179,9 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
             draft.carry(one, way_back(old, new, draft.current))
     change_of = f"{draft.writer.text(old.type)} → {draft.writer.text(new.type)}"
     if answer is not None:
-        remedy = COMPUTE_ANEW if changes_dimensions(old, new) else DECIDE
+        remedy = snippets.deciding("Say how the values become DEV's", snippets.conversion(key))
+        if changes_dimensions(old, new):
+            remedy = COMPUTE_ANEW
         draft.refuse("type_change_loses", key, f"{change_of}: {answer.reason}: {answer.text}", remedy)
     elif changes_dimensions(old, new):
         require_indexable(draft, key, new)

@@ -12,10 +12,13 @@ FILL_IN = "?"  # no SQL expression: a snippet that was not filled in is refused
 
 
 def snippet(section: str, entries: object) -> str:
-    """The YAML of one section with these entries."""
+    """The YAML of one section with these entries, on one line: tables of findings keep no line breaks."""
     import yaml  # only who has to decide needs it
 
-    return yaml.safe_dump({VARIABLE: {section: entries}}, sort_keys=False, allow_unicode=True, width=10_000).rstrip()
+    inner = yaml.safe_dump(
+        {section: entries}, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10_000
+    )
+    return f"{VARIABLE}: {inner.rstrip()}"
 
 
 def backfill(column: Key) -> str:
