@@ -14,15 +14,14 @@ from tests.support.world import ROOT, World
 pytestmark = pytest.mark.timeout(400)  # two runs in one story
 EXAMPLE = ROOT / "docs" / "examples" / "decisions-two-shapes.yml"
 SHAPED = ("archon_project_sources", "archon_document_versions", "archon_workflow_step_executions")
-# What a person must decide about the variant two-shapes: what the run names, each by itself.
-UNDECIDED = (
-    "column public.archon_project_sources.source_id",
-    "constraint public.archon_document_versions.chk_project_or_task",
-    "column public.archon_prompts.prompt",
-    "column public.archon_workflow_step_executions.step_name",
-    "column public.archon_workflow_template_versions.workflow_template_id",
-    "column public.archon_workflow_template_versions.version_tag",
-)
+# What a person must decide about the variant two-shapes: what the run names, and what it says of it.
+UNDECIDED = {
+    "table public.archon_project_sources": "source_id",
+    "table public.archon_prompts": "prompt",
+    "table public.archon_workflow_template_versions": "version_tag, workflow_template_id",
+    "column public.archon_workflow_step_executions.step_name": "1 row",
+    "constraint public.archon_document_versions.chk_project_or_task": "3 rows",
+}
 # DEV's view of PROD's old rows, said once more by hand.
 MAPPED = """
 SELECT (SELECT count(*) FROM archon_quarantine.archon_project_sources AS old JOIN archon_project_sources AS new USING (id, project_id)
@@ -65,8 +64,9 @@ def test_other_shapes_without_decisions_are_named_and_nothing_is_changed(variant
     assert undecided.returncode != 0
     assert variant.report["result"] == "decision_needed"
     findings = next(phase["findings"] for phase in variant.report["phases"] if phase["name"] == "schema")
-    for name in UNDECIDED:
-        assert [one for one in findings if one["object"] == name and one["severity"] == "error" and one["remedy"]], name
+    for name, said in UNDECIDED.items():
+        told = [one for one in findings if one["object"] == name and one["severity"] == "error" and one["remedy"]]
+        assert [one for one in told if said in one["message"]], name
     assert variant.photograph() == before
 
 
