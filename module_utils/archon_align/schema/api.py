@@ -113,7 +113,8 @@ def plan(
 ) -> Made:
     """The plan that turns the session's database, which is `comparison.current`, into `comparison.desired`. Only reads.
 
-    `protected` names tables (`schema.name`, or `name`) of which no stored row may be lost; without it that is every table.
+    `protected` names tables (`schema.name`, or `name`) of which no stored row may be lost; without it that is every table but
+    those that a decision sets aside, whole or one of their columns.
     `include` and `exclude` are patterns like `table:archon_*`. `decisions` are what docs/phases/2-schema.md describes.
     Tables of `large_table_bytes` and more get their indexes and constraints after COMMIT, in stages that hold nobody up; None:
     there are no stages. With anything in `refused`, `apply` will refuse. Raises AlignError for what cannot be used.
@@ -122,7 +123,9 @@ def plan(
     choices = Choices(
         chosen, Scope.parse(include, exclude), comparison.vector_indexes, large_table_bytes=large_table_bytes
     )
-    keys = protected_keys(comparison.current, protected)
+    keys = protected_keys(comparison.current, protected) - (
+        _set_aside(comparison.current, chosen) if protected is None else set()
+    )
     try:
         desired, current = comparison.desired, comparison.current
         return make_plan(session, desired, current, protected=keys, choices=choices, compared=comparison)
@@ -151,6 +154,14 @@ def protected_keys(current: Catalog, names: Iterable[str] | None) -> frozenset[K
             )
         found.add(key)
     return frozenset(found)
+
+
+def _set_aside(current: Catalog, decisions: Decisions) -> set[Key]:
+    """The tables that decisions name for the quarantine, whole or in part."""
+    tables = {key: table for key in current.objects if (table := current.table(key)) is not None}
+    columns = (column.key for table in tables.values() for column in table.columns.values())
+    names, kinds = Names([*tables, *columns]), frozenset({Kind.TABLE, Kind.COLUMN})
+    return {found.table for name in decisions.quarantine if (found := names.find(name, kinds)) is not None}
 
 
 def apply(
