@@ -36,6 +36,7 @@ from .text import as_json, render_sql
 ALIGNED, ERROR, DIFFERENT, UNDECIDED, ROLLED_BACK, RESUMABLE = 0, 1, 2, 3, 4, 5
 _RESULTS = {ALIGNED: "aligned", DIFFERENT: "drift", UNDECIDED: "decision_needed"}
 _BEFORE_ANYTHING = frozenset({"schema_changed_meanwhile"})
+COMMIT_UNKNOWN = "commit_unknown"
 _ENVIRONMENT = "env:"
 _SCHEMAS = """
 SELECT n.nspname::text AS name FROM pg_namespace n WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -275,6 +276,9 @@ class _Run:
             failure = _failed(error, RESUMABLE)
             return replace(failure, json={**answer, **_outcome(aligned, forward, failure.code), **failure.json})
         except AlignError as error:
+            if error.code == COMMIT_UNKNOWN:  # whether it was applied nobody knows: neither do we say so
+                failure = _failed(error, RESUMABLE)
+                return replace(failure, json={**answer, **failure.json})
             undone = begun and error.code not in _BEFORE_ANYTHING
             failure = _failed(error, ROLLED_BACK if undone else ERROR)
             return replace(failure, json={**answer, **_outcome(aligned, forward, failure.code), **failure.json})
@@ -302,7 +306,9 @@ def _outcome(aligned: api.Aligned, direction: Direction, code: int) -> dict[str,
 
 
 def _code(direction: Direction) -> int:
-    return UNDECIDED if direction.made.refused else DIFFERENT if direction.differences else ALIGNED
+    # What a decision sets aside is no difference, but something to be done all the same.
+    to_do = direction.differences or direction.made.plan.every
+    return UNDECIDED if direction.made.refused else DIFFERENT if to_do else ALIGNED
 
 
 def _decisions(path: Path | None) -> Decisions:
