@@ -350,7 +350,7 @@ def _shape(work: Work, vector: VectorType | None) -> Statement:
     return Statement(
         update_statement(work.found, shown, ("$1", "$2", "$3")).as_string(None),
         str(work.found.table),
-        f"embed {work.missing - work.blank} rows in place ($1 ids, $2 hashes of the texts read, $3 vectors)",
+        f"embed {work.missing - work.blank} rows {'beside their old vectors' if work.found.beside else 'in place'} ($1 ids, $2 hashes of the texts read, $3 vectors)",
     )
 
 

@@ -219,7 +219,7 @@ def leave_to_rebuild(draft: Draft) -> None:
         answer = draft.evidence.answers.get((column, "type"))
         count = answer.violators if answer is not None else None
         message = (
-            f"{'its' if count is None else count} vectors ({readable(old.type)}) stay in use until the embeddings phase has"
+            f"{'its' if count is None else count} vectors ({readable(old.type).rpartition('.')[2]}) stay in use until the embeddings phase has"
             f" filled {key.part}, which then takes the column's place"
         )
         _leave(draft, column, ("type", "default"), "vectors_to_rebuild", message)

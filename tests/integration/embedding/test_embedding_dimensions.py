@@ -155,7 +155,7 @@ def test_check_mode_foresees_all_of_it(world: World) -> None:
     assert [outcome.status for outcome in predicted] == ["drift"] * 3
     assert predicted[1].details["embeddings"]["missing_before"] == 105
     assert [statement.summary.split(" (")[0] for statement in predicted[1].statements] == [
-        "embed 93 rows in place",
+        "embed 93 rows beside their old vectors",
         "embed 12 rows in place",
     ]
     assert world.columns()["embedding"] == "vector(4)"
@@ -209,8 +209,8 @@ def test_killed_anywhere_the_next_run_goes_on(world: World, service: RunningServ
         assert died.returncode == -signal.SIGKILL, where
         assert (world.old(), world.others(), world.columns()["embedding"]) == (old, others, "vector(4)"), where
         assert world.value(f"SELECT count(*) FROM {PAGES} WHERE embedding_rebuilt IS NULL") == missing, where
-        again = world.schema()
-        assert (again.status, again.details["schema"]["only_in_prod"]) == ("aligned", []), where
+    again = world.schema()
+    assert (again.status, again.details["schema"]["only_in_prod"]) == ("aligned", [])
     assert world.rebuild().status == "aligned"
     done = world.search()
     assert (done.status, done.error) == ("changed", None)
