@@ -8,7 +8,7 @@ from ..database.transaction import LockMode
 from ..plan import Statement
 from . import recast, snippets, stages
 from .compare import Difference
-from .conversion import Conversion, conversion, replaced, way_back, way_there
+from .conversion import Conversion, conversion, in_proof, replaced, way_back, way_there
 from .ddl import COMPRESSION, STORAGE, ident, literal, storage_options
 from .draft import Draft
 from .evidence import misfits
@@ -176,7 +176,10 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
     else:
         found = conversion(old, new, draft.desired, draft.current)
         for one in draft.closure.with_children(key):
-            draft.carry(one, way_back(old, new, draft.current))
+            place, back = ident(key.part), way_back(old, new, draft.current)
+            read = in_proof(old, place, draft.current)
+            otherwise = read != place and one.table in draft.protected
+            draft.carry(one, in_proof(old, back, draft.current), read if otherwise else "")
     change_of = f"{draft.writer.text(old.type)} → {draft.writer.text(new.type)}"
     if answer is not None:
         remedy = snippets.deciding("Say how the values become DEV's", snippets.conversion(key))

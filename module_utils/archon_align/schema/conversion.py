@@ -121,6 +121,13 @@ def way_back(old: Column, new: Column, current: Catalog) -> str:
     return _cast(current, new, old, ident(new.key.part), Writer(current.extension_schemas))
 
 
+def in_proof(old: Column, value: str, current: Catalog) -> str:
+    """How a value of `old` is written where it is proved that it stays the same: a number of any scale without idle zeros."""
+    kind = type_of(current, old)
+    of_any_scale = (kind.base if isinstance(kind, Domain) else old.type) == "numeric"
+    return f"pg_catalog.trim_scale({value})" if of_any_scale else value
+
+
 def replaced(new: Column, desired: Catalog, current: Catalog) -> str:
     """A condition that is true where computing the column as `new` would replace a stored value by another."""
     column = ident(new.key.part)
