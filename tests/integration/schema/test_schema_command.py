@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from archon_align.embedded.server import EmbeddedServer
-from archon_align.errors import PreservationBroken
+from archon_align.errors import AlignError, PreservationBroken
 from archon_align.plan import Statement
 from archon_align.schema import api, command
 from psycopg import sql
@@ -441,6 +441,36 @@ def test_servers_that_are_too_old(make: Callable[[str, str], Pair], monkeypatch:
         "server_too_old",
         "PostgreSQL 18",
     )
+
+
+def test_a_stage_that_fails_is_gone_on_with(make: Callable[[str, str], Pair]) -> None:
+    world = make(T + "ALTER TABLE t ADD b int; CREATE INDEX i ON t ((1 / (id - 5)));", T + ROWS)
+    answer = world("apply", "--large-table-mb", "0").json
+    assert (answer["exit_code"], answer["result"], answer["applied"], answer["differences_after"]) == (
+        5,
+        "resumable",
+        True,
+        1,
+    )
+    assert "division by zero" in answer["error"]["found"]
+    assert [one["summary"] for one in answer["statements"] if "outside_transaction" in one["hazards"]]
+    world.prod.run(world.schema, "DELETE FROM t WHERE id = 5;")
+    again = world("apply", "--large-table-mb", "0").json
+    assert (again["exit_code"], again["differences_after"]) == (0, 0)
+
+
+def test_nobody_knows_whether_it_was_committed(
+    make: Callable[[str, str], Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(T, "")
+
+    def lost(*_: object, **__: object) -> None:
+        raise AlignError("Lost.", object_name="PROD", expected="x", found="y", remedy="z", code=command.COMMIT_UNKNOWN)
+
+    monkeypatch.setattr(api, "apply", lost)
+    answer = world("apply").json
+    assert (answer["exit_code"], answer["result"]) == (5, "resumable")
+    assert "applied" not in answer
 
 
 def test_a_defect_is_json_too(
