@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 
 import psycopg
 from psycopg import errors as pg
@@ -12,7 +13,7 @@ from psycopg import sql
 
 from ..errors import AlignError, LockTimeout, PreservationBroken
 from ..preservation.carried import Carried
-from ..preservation.fingerprint import Fingerprint, columns_of, fingerprint
+from ..preservation.fingerprint import Fingerprint, columns_of, existing, fingerprint
 from ..preservation.proof import Proof
 from .blocking import blockers
 from .run_lock import require_own_lock
@@ -32,24 +33,6 @@ class LockMode(StrEnum):
 _STRENGTH = (LockMode.PROVE, LockMode.WRITE, LockMode.ALTER)
 
 
-@dataclass(frozen=True, slots=True)
-class _Witness:
-    """What must not have moved if a table was not touched: its file and the transaction's own write counters."""
-
-    relfilenode: int
-    writes: int
-
-
-def _witness(session: Session, table: Table) -> _Witness:
-    row = session.row(
-        "SELECT c.relfilenode::bigint AS file, coalesce(s.n_tup_upd + s.n_tup_del + s.n_tup_ins, -1) AS writes"
-        " FROM pg_class c LEFT JOIN pg_stat_xact_user_tables s ON s.relid = c.oid"
-        " WHERE c.oid = to_regclass(%s)::oid AND current_setting('track_counts') = 'on'",
-        (table.identifier.as_string(session.connection),),
-    )
-    return _Witness(row["file"], row["writes"]) if row else _Witness(-1, -1)
-
-
 _LOOK = """
 SELECT t.schema, t.name, c.oid::bigint AS oid, c.relfilenode::bigint AS file, s.n_tup_upd + s.n_tup_del + s.n_tup_ins AS writes
 FROM unnest(%s::text[], %s::text[]) t (schema, name) LEFT JOIN pg_namespace n ON n.nspname = t.schema
@@ -58,12 +41,22 @@ LEFT JOIN pg_stat_xact_user_tables s ON s.relid = c.oid AND current_setting('tra
 """
 
 
-def _look(session: Session, tables: Sequence[Table]) -> dict[Table, tuple[int | None, ...]]:
-    """What must not move while nobody means to touch these tables: their files and the transaction's own write counters."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What must not move while nobody touches a table: which it is, its file, and the transaction's own writes to it (None
+    where the server does not count them)."""
+
+    oid: int | None
+    file: int | None
+    writes: int | None
+
+
+def _look(session: Session, tables: Collection[Table]) -> dict[Table, _Look]:
+    """How each of `tables` stands now."""
     if not tables:
         return {}
     rows = session.rows(_LOOK, ([table.schema for table in tables], [table.name for table in tables]))
-    return {Table(row["schema"], row["name"]): (row["oid"], row["file"], row["writes"]) for row in rows}
+    return {Table(row["schema"], row["name"]): _Look(row["oid"], row["file"], row["writes"]) for row in rows}
 
 
 def _touched(tables: Sequence[Table]) -> PreservationBroken:
@@ -77,14 +70,11 @@ def _touched(tables: Sequence[Table]) -> PreservationBroken:
     )
 
 
-def existing(session: Session, tables: Sequence[Table]) -> dict[Table, tuple[str, ...]]:
-    """The tables among `tables` that exist, with their columns."""
-    return {table: columns for table in tables if (columns := columns_of(session, table))}
-
-
 def _lock(session: Session, locks: Mapping[Table, LockMode]) -> None:
-    for table in sorted(locks):
-        session.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(table.identifier, sql.SQL(locks[table].value)))
+    """Always in the order of the tables' names; neighbours that need the same mode are one statement, locked in its order."""
+    for mode, tables in groupby(sorted(locks), key=locks.__getitem__):
+        names = sql.SQL(", ").join(table.identifier for table in tables)
+        session.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode.value)))
 
 
 def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_lock: bool) -> None:
@@ -194,7 +184,8 @@ def protected_transaction[Result](
     protected = existing(session, proved)
     for table in protected:
         wanted.setdefault(table, LockMode.PROVE)
-    present = {table: mode for table, mode in wanted.items() if table in protected or columns_of(session, table)}
+    there = existing(session, wanted)
+    present = {table: mode for table, mode in wanted.items() if table in there}
     _begin_locked(session, present, require_lock=require_lock)
     try:
         # Columns are read again under the locks: somebody may have altered the table before we had them.
@@ -202,18 +193,18 @@ def protected_transaction[Result](
         before = {table: fingerprint(session, table, columns) for table, columns in protected.items()}
         reshaped = {table: way for table, way in (carried or {}).items() if table in protected}
         declared = {table: _declared(session, before[table], way) for table, way in reshaped.items()}
-        witnesses = {table: _witness(session, table) for table in protected}
-        seen = _look(session, bystanders)
+        seen = _look(session, [*protected, *bystanders])
         result = act()
         if verify is not None:
             verify()
+        now = _look(session, [*protected, *bystanders])
         proofs = [
             _prove_carried(session, before[table], declared[table], reshaped[table])
             if table in reshaped
-            else _prove(session, before[table], witnesses[table])
+            else _prove(session, before[table], untouched=now[table] == seen[table] and now[table].writes is not None)
             for table in protected
         ]
-        if touched := [table for table, now in _look(session, bystanders).items() if now != seen.get(table)]:
+        if touched := [table for table in bystanders if now[table] != seen[table]]:
             raise _touched(touched)
         broken = [proof for proof in proofs if not proof.preserved]
         if broken:
@@ -235,10 +226,8 @@ def protected_transaction[Result](
     return result, proofs
 
 
-def _prove(session: Session, before: Fingerprint, witness: _Witness) -> Proof:
-    now = _witness(session, before.table)
-    # writes == -1 means the counters could not be read: then only a scan will do.
-    if witness.writes != -1 and now == witness:
+def _prove(session: Session, before: Fingerprint, *, untouched: bool) -> Proof:
+    if untouched:
         return Proof(str(before.table), before.rows, before.rows, before.digest, before.digest, "counters")
     missing = set(before.columns) - set(columns_of(session, before.table))
     if missing:

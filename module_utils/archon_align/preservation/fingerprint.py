@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -18,6 +18,13 @@ SELECT count(*) AS rows,
     || lpad(to_hex(mod(coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0), 9223372036854775808)::bigint), 16, '0') AS digest
 FROM (SELECT md5(ROW({columns})::text) AS h FROM {table}) AS hashed
 """)
+_COLUMNS = """
+SELECT t.schema, t.name, array_agg(a.attname::text ORDER BY a.attnum) AS columns
+FROM unnest(%s::text[], %s::text[]) t (schema, name) JOIN pg_namespace n ON n.nspname = t.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+GROUP BY 1, 2
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +39,14 @@ class Fingerprint:
 
 def columns_of(session: Session, table: Table) -> tuple[str, ...]:
     """The table's column names in catalogue order; empty when there is no such table."""
-    return tuple(
-        row["attname"]
-        for row in session.rows(
-            "SELECT a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-            (table.schema, table.name),
-        )
-    )
+    return existing(session, (table,)).get(table, ())
+
+
+def existing(session: Session, tables: Collection[Table]) -> dict[Table, tuple[str, ...]]:
+    """The tables among `tables` that exist, in their order, with their column names in catalogue order."""
+    rows = session.rows(_COLUMNS, ([table.schema for table in tables], [table.name for table in tables]))
+    found = {Table(row["schema"], row["name"]): tuple(row["columns"]) for row in rows}
+    return {table: found[table] for table in tables if table in found}
 
 
 def fingerprint(

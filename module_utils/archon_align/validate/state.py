@@ -12,13 +12,12 @@ from psycopg import sql
 
 from ..database.session import Session
 from ..database.target import Table
-from ..database.transaction import existing
 from ..embedding.kinds import KINDS
 from ..embedding.tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
 from ..embedding.work import Work, survey
 from ..errors import AlignError
 from ..findings import Finding
-from ..preservation.fingerprint import columns_of, fingerprint
+from ..preservation.fingerprint import columns_of, existing, fingerprint
 from ..report.protected import Observation
 
 # The plan's section 6.2, and what tells the same of the knowledge base. A condition needs its column.
