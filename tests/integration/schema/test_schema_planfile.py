@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,18 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import orjson
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from archon_align.database.session import open_session
 from archon_align.errors import AlignError
 from archon_align.outcome import PhaseOutcome
 from archon_align.schema import phase
 from archon_align.schema.decisions import Decisions
 from archon_align.schema.inspect import inspect
-from archon_align.schema.planfile import object_digests
+from archon_align.schema.planfile import digest, object_digests
 from archon_align.schema.scope import Scope
 from schema_worlds import World
 
+ROOT = Path(__file__).parents[3]
 MakeWorld = Callable[..., World]
 T = "CREATE TABLE t (id int PRIMARY KEY, a text);"
 ROWS = "INSERT INTO t SELECT n, 'x' || n FROM generate_series(1, 9) n;"
@@ -127,8 +131,6 @@ def test_an_edited_file(place: str, world: World, tmp_path: Path) -> None:
 
 def test_an_edited_file_with_a_digest_of_its_own(world: World, tmp_path: Path) -> None:
     """Whoever can compute a digest still cannot have another statement executed."""
-    from archon_align.schema.planfile import digest
-
     file = reviewed(world, tmp_path)
     document = orjson.loads(file.read_bytes())
     del document["digest"]
@@ -197,7 +199,7 @@ from archon_align.context import Context, Run
 from archon_align.database.session import open_session
 from archon_align.database.target import Target
 from archon_align.schema.inspect import inspect
-from archon_align.schema.planfile import object_digests
+from archon_align.schema.planfile import digest, object_digests
 target = Target("PROD", sys.argv[1])
 context = Context(Run("20260101-000000-abcdef-check", Path("x")), target, target, "schema", (sys.argv[2],))
 with open_session(context, target) as session:
@@ -207,3 +209,34 @@ with open_session(context, target) as session:
         [sys.executable, "-c", script, world.prod.dsn, world.schema], capture_output=True, timeout=60, check=True
     )
     assert orjson.loads(done.stdout) == here
+
+
+def test_the_modules_hand_on_what_was_chosen(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both modules know scope and decisions, so that the assess phase tells of the plan that the schema phase will apply."""
+    monkeypatch.setattr(ansible.module_utils, "__path__", [*ansible.module_utils.__path__, str(ROOT / "module_utils")])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # a module's process is its own; this one is not
+    context = world.context(check=True)
+    given = {
+        "run_id": context.run.id, "artifacts_dir": str(world.artifacts), "prod_dsn": world.prod.dsn, "dev_dsn": world.dev.dsn,
+        "schema_names": list(world.schemas), "include": ["table:t"], "exclude": ["column:b"], "large_table_mb": 7,
+        "decisions": {"conversions": {f"{world.schema}.t.a": "left(a, 5)"}},
+    }  # fmt: skip
+
+    def ask(module: str, **more: object) -> dict[str, Any]:
+        capsys.readouterr()
+        with patch_module_args({**given, **more, "_ansible_check_mode": True}), pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / "library" / f"{module}.py"), run_name="__main__")
+        return orjson.loads(capsys.readouterr().out)
+
+    told = ask("archon_schema", credentials=False)
+    inputs = orjson.loads((world.artifacts / "plan.json").read_bytes())["inputs"]
+    assert told["status"] == "drift"
+    assert (inputs["include"], inputs["exclude"], inputs["large_table_bytes"]) == (["table:t"], ["column:b"], 7 << 20)
+    assert inputs["decisions"]["conversions"] == {f"{world.schema}.t.a": "left(a, 5)"}
+    assert {found["code"] for found in told["findings"]} >= {"out_of_scope"}
+    assert told["details"]["schema"]["statements"]
+    assert ask("archon_schema", plan=str(tmp_path / "none"))["error"]["code"] == "plan_unreadable"
+    assert ask("archon_schema", decisions={"renamings": []})["error"]["code"] == "bad_decision"
+    assert ask("archon_assess", include=["tables:x"])["error"]["code"] == "bad_scope"
