@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from decimal import Decimal, InvalidOperation
 from random import Random
 
 import psycopg
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from schema_worlds import Side, World
+from witness import TABLES, values
 
 SCHEMA = 'any "ü" %s pair'
 PAIRS = int(os.environ.get("ARCHON_SCHEMA_PAIRS", "0"))
@@ -31,8 +31,6 @@ SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, t.
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity <> 'a' ORDER BY a.attnum
 """
-_COMPUTED = "SELECT attname::text, attgenerated::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
-_TABLES = "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s))::oid AND relkind = 'r' ORDER BY 1"
 _SEQUENCES = "SELECT sequencename::text, coalesce(last_value, 0) FROM pg_sequences WHERE schemaname = %s"
 # Structure as the server writes it, by queries that owe nothing to our own inspection: what DEV says, PROD must say too.
 _WITNESS = """
@@ -61,9 +59,9 @@ def _build(side: Side, statements: list[str], random: Random | None) -> None:
         for statement in statements:
             _try(owner, statement)
         if random is not None:
-            for (table,) in owner.execute(_TABLES, (SCHEMA,)).fetchall():
+            for (table,) in owner.execute(TABLES, (SCHEMA,)).fetchall():
                 _fill(owner, table, random)
-            for (name,) in owner.execute(_TABLES.replace("'r'", "'m'").encode(), (SCHEMA,)).fetchall():
+            for (name,) in owner.execute(TABLES.replace("'r'", "'m'").encode(), (SCHEMA,)).fetchall():
                 _try(owner, f"REFRESH MATERIALIZED VIEW {q(name)}")
 
 
@@ -110,33 +108,6 @@ def _value(
     return random.choice(VALUES.get(wanted, ("NULL",)))
 
 
-def _values(side: Side) -> dict[tuple[str, str], tuple[bool, list[str]]]:
-    """Every column's values as text (and whether the server computes them), asked by a superuser."""
-    found = {}
-    with psycopg.connect(side.server.dsn(side.database), autocommit=True) as admin:
-        for (table,) in admin.execute(_TABLES, (SCHEMA,)).fetchall():
-            place = sql.Identifier(SCHEMA, table)
-            for column, generated in admin.execute(_COMPUTED, (f"{q(SCHEMA)}.{q(table)}",)).fetchall():
-                rows = admin.execute(
-                    sql.SQL("SELECT {}::text FROM {}").format(sql.Identifier(column), place)
-                ).fetchall()
-                found[table, column] = (generated != "", sorted(_same(row[0]) for row in rows))
-    return found
-
-
-def _same(value: str | None) -> str:
-    """A value's text, equal for equal values of the types among which one may become the other."""
-    if value in ("true", "false"):
-        return "1" if value == "true" else "0"
-    text = (
-        "NULL" if value is None else value.removesuffix(" 00:00:00").removesuffix("/32").rstrip(" ").removeprefix("$")
-    )
-    try:
-        return str(Decimal(text).normalize())
-    except InvalidOperation:
-        return text
-
-
 def _witness(side: Side) -> set[tuple[str, ...]]:
     with psycopg.connect(side.server.dsn(side.database), autocommit=True) as admin:
         return set(admin.execute(_WITNESS, {"schema": SCHEMA}).fetchall())
@@ -165,8 +136,8 @@ def test_any_pair(
     _build(dev, pair.dev, None)
     _build(prod, pair.prod, random)
     world = World(dev, prod, (SCHEMA,), tmp_path_factory.getbasetemp() / "pairs")
-    picture, values, sequences = prod.picture(SCHEMA), _values(prod), _sequences(prod)
-    protected = tuple(f"{SCHEMA}.{table}" for table, _ in values) if all_protected else ()
+    picture, before, sequences = prod.picture(SCHEMA), values(prod, SCHEMA), _sequences(prod)
+    protected = tuple(f"{SCHEMA}.{table}" for table, _ in before) if all_protected else ()
     predicted = world.align(check=True, protected=protected)
     assert prod.picture(SCHEMA) == picture
     try:
@@ -185,8 +156,8 @@ def test_any_pair(
     assert world.align(check=True, protected=protected).statements == ()
     left = outcome.details["schema"]["differences_after"]
     assert left or _witness(dev) - _witness(prod) == set()
-    after = _values(prod)
-    for place, (computed, held) in values.items():
+    after = values(prod, SCHEMA)
+    for place, (computed, held) in before.items():
         if not computed:
             assert Counter(after[place][1]) == Counter(held), place
         elif place in after and not after[place][0]:

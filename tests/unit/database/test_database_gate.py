@@ -121,3 +121,14 @@ def test_a_type_change_needs_its_proof() -> None:
     with pytest.raises(GateRefused, match="every value survives"):
         gate.inspect(change, read_only=False, protected=PROTECTED)
     gate.inspect(change, read_only=False, protected=PROTECTED, proves_values=True)
+
+
+def test_what_a_function_would_do_is_judged_when_it_is_run() -> None:
+    body = "BEGIN ATOMIC DELETE FROM public.archon_tasks; UPDATE public.archon_tasks SET title = 'x'; END"
+    gate.inspect(f"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql {body}", read_only=False, protected=PROTECTED)
+    with pytest.raises(GateRefused):
+        gate.inspect(
+            f"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql {body}; TRUNCATE public.archon_tasks",
+            read_only=False,
+            protected=PROTECTED,
+        )
