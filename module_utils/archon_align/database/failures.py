@@ -111,6 +111,9 @@ def server_error(
     )
     if isinstance(error, pg.InsufficientPrivilege):
         code, remedy = "missing_privilege", "Connect as the owner of the objects, or grant what is missing."
+        if diag.source_function == "check_enable_rls":
+            code = "row_security"
+            remedy = "Connect through a role with BYPASSRLS that is a member of the owner: it sees every row, as a proof must."
     elif isinstance(error, pg.QueryCanceled):
         code, remedy = "statement_timeout", f"Raise {timeout}, or run again at a quieter time."
         # The same SQLSTATE stands for both, so the words must tell; where they are of another language, the first is the likelier.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from psycopg import errors as pg
 from psycopg import sql
 
+from ..database.failures import server_error
 from ..database.session import Session
 from ..database.target import Table
 
@@ -59,13 +61,17 @@ def fingerprint(
     """Fingerprint `columns` of every row of `table` in the session's current snapshot; columns are taken in name order.
 
     `expressions` gives the SQL text that stands for a column where that is not its name, `source` the FROM item that they
-    are over where that is not the table.
+    are over where that is not the table. Raises AlignError when this role may not see every row.
     """
     ordered = tuple(sorted(columns))
     texts: Mapping[str, str] = expressions or {}
     terms = [sql.SQL(texts[name]) if name in texts else sql.Identifier(name) for name in ordered]
-    row = session.row(
-        _FINGERPRINT.format(columns=sql.SQL(", ").join(terms), table=sql.SQL(source) if source else table.identifier)
+    query = _FINGERPRINT.format(
+        columns=sql.SQL(", ").join(terms), table=sql.SQL(source) if source else table.identifier
     )
+    try:
+        row = session.row(query)
+    except pg.InsufficientPrivilege as error:
+        raise server_error(session.target, error, doing=f"fingerprinting {table}", object_name=str(table)) from error
     assert row is not None
     return Fingerprint(table, ordered, int(row["rows"]), str(row["digest"]))
