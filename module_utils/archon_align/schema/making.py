@@ -106,6 +106,9 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
             remedy = f"Create role {role} on PROD, then run again; nothing was changed."
             draft.refuse("role_missing", key, f"is for role {role}, which PROD does not have", remedy)
     made: Object = value
+    found = draft.current.objects.get(key)
+    if isinstance(value, View) and isinstance(found, View) and found.populated:
+        made = replace(value, populated=True)  # DEV's may be empty: PROD's was not
     if isinstance(value, Table):
         # The copy of another shape's rows needs the defaults at once.
         made = shapes.as_shaped(draft, value) if shaped else _with_late_defaults(draft, value, source)
