@@ -9,13 +9,12 @@ from difflib import unified_diff
 from typing import Any
 
 from ..findings import Finding
-from ..plan import Statement
-from .compare import MISSING, Comparison, Difference
+from .compare import MISSING, UNMODELLED, Comparison, Difference
 from .grouped import Entry, grouped
 from .model import readable
 from .planning import Made
+from .text import statement_json
 
-UNMODELLED = "unmodelled"
 # How the command calls what the inventory calls otherwise.
 _OPTIONS = {
     "archon_schema_include": "--include",
@@ -59,10 +58,14 @@ class Direction:
     @property
     def besides(self) -> list[dict[str, str]]:
         """What DEV is known to have otherwise although nothing here can change it: to say "no differences" would be false."""
+        named = {str(one.key) for one in self.made.plan.comparison.differences}
         return [
             {"kind": UNMODELLED, "name": found.object, "aspect": UNMODELLED, "desired": "", "current": found.message}
             for found in self.made.findings
-            if found.code == UNMODELLED and found.severity != "info" and not self.made.choices.scope.include
+            if found.code == UNMODELLED
+            and found.severity != "info"
+            and found.object not in named
+            and not self.made.choices.scope.include
         ]
 
     @property
@@ -87,17 +90,6 @@ class Direction:
             "refused": [_finding(found) for found in self.made.refused],
             "statements": [statement_json(one) for one in self.made.plan.every],
         }
-
-
-def statement_json(one: Statement) -> dict[str, Any]:
-    """A statement as plan.json and the command show it; `seconds` is None for what takes no time to speak of."""
-    return {
-        "sql": one.sql,
-        "object": one.object,
-        "summary": one.summary,
-        "hazards": list(one.hazards),
-        "seconds": one.seconds,
-    }
 
 
 def _finding(found: Finding) -> dict[str, str]:

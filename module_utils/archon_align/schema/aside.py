@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .model import Catalog, Constraint, Domain, Index, Key, Kind, Object, Sequence, Table
 
-_ON_TABLE = frozenset({Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY})
+_ON_TABLE = frozenset({Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.RULE, Kind.POLICY})
 
 
 def going_along(catalog: Catalog, keys: Iterable[Key]) -> frozenset[Key]:
@@ -30,7 +30,7 @@ def acts(catalog: Catalog, key: Key) -> bool:
     """Would this part of a table go on acting on other tables, or need them, after the table was set aside?"""
     found = catalog.objects.get(key)
     foreign = isinstance(found, Constraint) and found.type == "f" and found.references != key.table
-    return foreign or key.kind in (Kind.TRIGGER, Kind.POLICY)
+    return foreign or key.kind in (Kind.TRIGGER, Kind.POLICY, Kind.RULE, Kind.STATISTICS)
 
 
 def without(catalog: Catalog, reshaped: Iterable[Key], moved: Iterable[Key], dropped: Iterable[Key]) -> Catalog:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 
 from .draft import Draft
-from .model import Column, Constraint, Index, Key, Kind, Object, Sequence, Table, View
+from .model import CALLED, Column, Constraint, Index, Key, Kind, Object, Other, Sequence, Table, View
 
+# Kinds of which some objects are made and some are not.
+_MADE = CALLED | {Kind.RANGE, Kind.COLLATION, Kind.CAST, Kind.DICTIONARY, Kind.CONFIGURATION}
 _SET_COLUMNS = re.compile(r" ON DELETE SET (NULL|DEFAULT) \(")
 
 
@@ -29,13 +31,15 @@ def refuse_lacking(draft: Draft) -> None:
     there = {f"{one.kind} {one.name}" for one in draft.current.unmodelled}
     made = {key for key in draft.nodes if draft.sources[key] is draft.desired} | {one.key for one in draft.stages}
     for key in sorted(made):
-        names = {name for part in _parts(draft, key) for name in draft.desired.needs.get(part, ())}
-        for name in sorted(names - there):
+        names = {name for part in _parts(draft, key) for name in draft.desired.needs.get(part, ())} - there
+        needed = {one for part in _parts(draft, key) for one in draft.desired.depends.get(part, ())}
+        left = {one for one in needed if one.kind in _MADE and one not in draft.current.objects and one not in made}
+        for name in sorted(names | set(map(str, left))):
             remedy = f"Create {name} on PROD by hand, or leave {key} out of the scope; nothing was changed."
             draft.refuse(
                 "needs_unmodelled",
                 key,
-                f"it needs {name}, which PROD lacks and which is of a kind not made here",
+                f"it needs {name}, which PROD lacks and which is not made here",
                 remedy,
             )
 
@@ -70,6 +74,11 @@ def _features(value: Object) -> Iterator[tuple[str, int]]:
             yield "NULLS NOT DISTINCT", 15
         case View() if any(one.startswith("security_invoker=") for one in value.options):
             yield "security_invoker", 15
+        case Other(key) if key.kind is Kind.COLLATION:
+            if "provider = builtin" in value.definition:
+                yield "a collation of the server's own", 17
+            if ", rules = " in value.definition:
+                yield "rules of a collation", 16
         case Sequence(persistence="u"):
             yield "an unlogged sequence", 15
         case _:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..database.transaction import LockMode
 from ..plan import Statement
 from . import enums, stages
-from .compare import MISSING, Difference
+from .compare import MISSING, UNMODELLED, Difference
+from .conversion import type_of, users_of_domain
 from .ddl import ident, storage_options
 from .draft import Draft
 from .making import owned_by, replica_identity
@@ -19,10 +20,12 @@ from .model import (
     Key,
     Kind,
     Object,
+    Other,
     Sequence,
     Table,
     Trigger,
     View,
+    readable,
 )
 from .steps import Node
 
@@ -58,8 +61,18 @@ def change(draft: Draft, node: Node, value: Object, aspects: dict[str, Differenc
             stages.add(draft, value)
         case Constraint() if "definition" in aspects:
             _validate(draft, node, value)
+        case Other():
+            _leave(draft, aspects)
         case Index() | Constraint():
             node.statements += _index(draft, value, aspects)
+
+
+def _leave(draft: Draft, aspects: dict[str, Difference]) -> None:
+    """Stored values may hang on what it is now."""
+    for aspect in aspects.keys() & {"definition", "settings"}:
+        found = aspects[aspect]
+        message = f"{aspect} is {found.current or 'none'}, on DEV {found.desired or 'none'}; it is made where it is missing, but not changed"
+        draft.leave(UNMODELLED, found, readable(message), "Align it by hand if it matters.")
 
 
 def _index(draft: Draft, wanted: Index | Constraint, aspects: dict[str, Difference]) -> list[Statement]:
@@ -180,6 +193,9 @@ def _composite(draft: Draft, wanted: Composite, aspects: dict[str, Difference]) 
     users = sorted(one for one in draft.current.dependents.get(wanted.key, ()) if one.kind in (Kind.COLUMN, Kind.TABLE))
     for user in users:
         draft.lock(user.table, LockMode.ALTER)
+        table = draft.current.table(user)
+        if user.kind is Kind.TABLE and table is not None and table.typed:
+            draft.refuse("typed_table", wanted.key, f"{user} is OF it, and tables OF a type are not handled")
     return [
         draft.statement(
             f"ALTER TYPE {draft.writer.name(wanted.key)} ADD ATTRIBUTE {text}", wanted.key, f"attribute of {wanted.key}"
@@ -210,6 +226,14 @@ def _domain(draft: Draft, wanted: Domain, aspects: dict[str, Difference]) -> lis
     if "not null" in aspects:
         words = "SET NOT NULL" if wanted.not_null else "DROP NOT NULL"
         made.append(draft.statement(f"{alter} {words}", key, f"{key}: {words.lower()}", "validates_rows"))
+    asked = [definition for name, (definition, _) in wanted.constraints.items() if f"constraint {name}" in aspects]
+    if ("not null" in aspects and wanted.not_null) or not all(one.endswith(" NOT VALID") for one in asked):
+        inside = next(
+            (user for user in users_of_domain(draft.current, key) if type_of(draft.current, user) is None), None
+        )
+        if inside is not None:
+            message = f"{inside.key} holds it inside other values, where the server cannot check a new condition"
+            draft.refuse("in_the_way", key, message)
     for name, (definition, _) in wanted.constraints.items():
         if f"constraint {name}" in aspects:
             if name in found.constraints:
@@ -227,6 +251,11 @@ def _domain(draft: Draft, wanted: Domain, aspects: dict[str, Difference]) -> lis
 
 def _sequence(draft: Draft, node: Node, wanted: Sequence, aspects: dict[str, Difference]) -> None:
     key, alter = wanted.key, f"ALTER SEQUENCE {draft.writer.name(wanted.key)}"
+    for aspect in ("type", "options"):
+        beyond = draft.evidence.against(key, aspect)
+        if beyond is not None:
+            draft.refuse("rows_in_the_way", key, f"{aspect}: {beyond.reason}: {beyond.text}")
+            break
     if aspects.keys() & {"type", "options"}:
         node.statements.append(draft.statement(f"{alter} AS {wanted.type} {wanted.options}", key, f"options of {key}"))
     if "persistence" in aspects:

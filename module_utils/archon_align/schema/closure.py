@@ -8,8 +8,11 @@ from .ddl import Writer, ident
 from .model import Catalog, Constraint, Key, Kind
 
 _DROPPABLE = frozenset(
-    {Kind.FUNCTION, Kind.VIEW, Kind.MATVIEW, Kind.TRIGGER, Kind.POLICY, Kind.CONSTRAINT, Kind.INDEX, Kind.DEFAULT}
-)
+    {
+        Kind.FUNCTION, Kind.VIEW, Kind.MATVIEW, Kind.TRIGGER, Kind.POLICY, Kind.CONSTRAINT, Kind.INDEX, Kind.DEFAULT,
+        Kind.AGGREGATE, Kind.CAST, Kind.STATISTICS, Kind.RULE,
+    }
+)  # fmt: skip
 # What the server itself keeps in step when a column's type changes.
 _FOLLOWS_TYPE = frozenset({Kind.INDEX, Kind.SEQUENCE, Kind.DEFAULT, Kind.TABLE})
 
@@ -38,7 +41,7 @@ class Closure:
                 if one in self.dropped:
                     continue
             if one.kind is Kind.COLUMN and self._generated(one):
-                if len(self.with_children(one)) > 1 or self.current.parents_of(one):
+                if len(self.current.with_heirs(one)) > 1 or self.current.parents_of(one):
                     self.refused[reason] = (
                         f"{one} is computed and inherited, and would have to be dropped with all its kin"
                     )
@@ -57,7 +60,7 @@ class Closure:
 
     def drop_recomputed(self, column: Key) -> None:
         """Drop a column that holds nothing but what it will compute (a guard makes sure), and whatever depends on it."""
-        if len(self.with_children(column)) > 1 or self.current.parents_of(column):
+        if len(self.current.with_heirs(column)) > 1 or self.current.parents_of(column):
             self.refused[column] = "it is inherited, and would have to be dropped with all its kin"
             return
         self.recomputed.add(column)
@@ -68,7 +71,7 @@ class Closure:
 
     def retype(self, column: Key) -> None:
         """Drop what the server refuses to change a column's type under; its own default is the column's matter."""
-        for one in self.with_children(column):
+        for one in self.current.with_heirs(column):
             self._strangers_in_the_way(one, column)
             for dependent in sorted(self.current.dependents.get(one, ())):
                 if dependent.kind is Kind.DEFAULT and dependent.part != one.part:
@@ -85,15 +88,6 @@ class Closure:
         if names:
             self.refused[reason] = f"{', '.join(names)} depends on {key}, and is not among what is compared"
         return bool(names)
-
-    def with_children(self, column: Key) -> list[Key]:
-        """The column and the same column of every table that inherits it."""
-        found, pending = [], [column.table]
-        while pending:
-            table = pending.pop()
-            found.append(Key(Kind.COLUMN, table.schema, table.name, column.part))
-            pending += [key for key in self.current.dependents.get(table, ()) if key.kind is Kind.TABLE]
-        return found
 
     def computes(self, key: Key) -> bool:
         """Is `key` the expression of a computed column?"""

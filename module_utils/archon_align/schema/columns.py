@@ -57,9 +57,7 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
     if aspects.keys() & {"type", "collation"}:
         made += _retype(draft, old, new, aspects)
     elif "default" in aspects and new.default is None and old.default is not None and not old.generated:
-        # ONLY: a child's default is compared, and dropped, by itself.
-        text = f"ALTER TABLE ONLY {draft.writer.name(key.table)} ALTER COLUMN {ident(key.part)} DROP DEFAULT"
-        made.append(draft.statement(text, key, f"{key}: no default"))
+        made.append(no_default(draft, new))
     if "default" in aspects and new.default is not None:
         made.append(set_default(draft, new))
     if "not null" in aspects:
@@ -70,6 +68,9 @@ def change(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[State
         words = f"SET GENERATED {_IDENTITY[new.identity]}"
         made.append(_alter(draft, key, words, "identity"))
     if new.identity and old.identity and "identity options" in aspects:
+        beyond = draft.evidence.against(key, "identity options")
+        if beyond is not None:
+            draft.refuse("rows_in_the_way", key, f"identity options: {beyond.reason}: {beyond.text}")
         text = f"ALTER SEQUENCE {ident(key.schema, old.identity_sequence)} {new.identity_options}"
         made.append(draft.statement(text, key, f"identity options of {key}"))
     made += _settings(draft, new, aspects)
@@ -109,6 +110,13 @@ def set_default(draft: Draft, column: Column) -> Statement:
     assert column.default is not None
     draft.lock(column.key.table, LockMode.ALTER)
     return _alter(draft, column.key, f"SET DEFAULT {draft.writer.text(column.default)}", "default")
+
+
+def no_default(draft: Draft, column: Column) -> Statement:
+    draft.lock(column.key.table, LockMode.ALTER)
+    # ONLY: a child's default is compared, and dropped, by itself.
+    text = f"ALTER TABLE ONLY {draft.writer.name(column.key.table)} ALTER COLUMN {ident(column.key.part)} DROP DEFAULT"
+    return draft.statement(text, column.key, f"{column.key}: no default")
 
 
 def set_not_null(draft: Draft, key: Key) -> Statement:
@@ -153,7 +161,7 @@ def _fill_nulls(draft: Draft, old: Column, new: Column) -> Statement:
     set_aside_column(draft, new.key)
     value, type_name = draft.decided.backfills[new.key], draft.writer.text(new.type)
     filled = f"coalesce(CAST({way_there(old, new, draft.current)} AS {type_name}), CAST(({value}) AS {type_name}))"
-    for one in draft.closure.with_children(new.key):
+    for one in draft.current.with_heirs(new.key):
         draft.carry(one, ident(new.key.part), filled)
     return fill(draft, new)
 
@@ -163,7 +171,7 @@ def _decided_conversion(draft: Draft, new: Column) -> Conversion:
     set_aside_column(draft, new.key)
     type_name = draft.writer.text(new.type)
     value = f"CAST(({draft.decided.conversions[new.key]}) AS {type_name})"
-    for one in draft.closure.with_children(new.key):
+    for one in draft.current.with_heirs(new.key):
         draft.carry(one, ident(new.key.part), value)
     return Conversion(value, None, "", ("takes_exclusive_lock", "rewrites_table", *_DECIDED))
 
@@ -175,7 +183,7 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
         found = _decided_conversion(draft, new)
     else:
         found = conversion(old, new, draft.desired, draft.current)
-        for one in draft.closure.with_children(key):
+        for one in draft.current.with_heirs(key):
             place, back = ident(key.part), way_back(old, new, draft.current)
             read = in_proof(old, place, draft.current)
             otherwise = read != place and one.table in draft.protected
@@ -192,6 +200,15 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
         equal = draft.evidence.against(one, "type")
         if equal is not None and key not in draft.decided.conversions:
             draft.refuse("rows_in_the_way", one, f"as {draft.writer.text(new.type)}, {equal.reason}: {equal.text}")
+    table = draft.current.table(key.table)
+    for column in table.columns.values() if table is not None and key.table in draft.protected else ():
+        lost = draft.evidence.against(column.key, f"computed from {key.part}")
+        if lost is not None and answer is None:
+            draft.refuse("values_would_be_replaced", column.key, f"{lost.reason}: {lost.text}")
+    for user in sorted(draft.current.dependents.get(key.table, ())):
+        if user.kind is Kind.COLUMN and user.table != key.table:
+            message = f"its table's row type is that of {user}, under which the server changes no column's type"
+            draft.refuse("in_the_way", key, message)
     made: list[Statement] = []
     if found.misfit is not None:
         query = misfits(key.table, found.misfit, draft.current)
@@ -209,7 +226,7 @@ def _retype(draft: Draft, old: Column, new: Column, aspects: dict[str, Differenc
 def _settings_again(draft: Draft, key: Key, aspects: dict[str, Difference]) -> list[Statement]:
     """A change of type takes storage and compression back to the type's own, in every table that inherits the column."""
     made = []
-    for one in draft.closure.with_children(key):
+    for one in draft.current.with_heirs(key):
         column = draft.desired.column(one) or draft.current.column(one)
         if column is None or column.generated:
             continue
@@ -294,11 +311,18 @@ def _become_identity(draft: Draft, old: Column, new: Column) -> list[Statement]:
     found = draft.current.objects.get(sequence) if sequence is not None else None
     add = _alter(draft, key, f"ADD {draft.writer.identity(new)}", "identity column")
     name = (key.schema, new.identity_sequence)
+    default = Key(Kind.DEFAULT, key.schema, key.name, key.part)
+    shared = sequence is not None and bool(draft.current.dependents.get(sequence, frozenset()) - {default, key})
+    if shared and sequence is not None and (sequence.schema, sequence.name) == name:
+        draft.refuse(
+            "in_the_way", sequence, f"{key} shall have an identity sequence of that name, and others use this one"
+        )
     if (
         not isinstance(found, Sequence)
         or sequence is None
         or sequence in draft.desired.objects
         or found.owned_by != old.key
+        or shared
     ):
         seen = Key(Kind.SEQUENCE, *name)
         return [add, position(draft, seen, key)]

@@ -22,6 +22,7 @@ from .model import (
     Key,
     Kind,
     Object,
+    Other,
     Sequence,
     Table,
     View,
@@ -31,6 +32,7 @@ from .portable import same_meaning
 from .vectors import half_way
 
 MISSING = "missing"
+UNMODELLED = "unmodelled"
 # What is told of but is no object of its own: circumstances of objects, or of the whole database.
 NO_OBJECTS = frozenset(
     {
@@ -42,7 +44,7 @@ NO_OBJECTS = frozenset(
 )  # fmt: skip
 MAINTAIN_SINCE = 170000
 # Kinds that PostgreSQL opens to PUBLIC by itself: where DEV has closed one, PROD's openness is nobody's wish.
-_OPEN_BY_DEFAULT = frozenset({Kind.FUNCTION, Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE})
+_OPEN_BY_DEFAULT = frozenset({Kind.FUNCTION, Kind.AGGREGATE, Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE, Kind.RANGE})
 # Before this version everybody may create in schema public, unless somebody forbids it.
 _CLOSED_PUBLIC_SINCE = 150000
 # Not compared here: what is compared elsewhere (a table's columns one by one).
@@ -50,6 +52,7 @@ _UNCOMPARED = {
     "key", "columns", "estimated_rows", "keys", "predicate", "expression", "signature",
     "kind", "defaults", "base", "identity_sequence", "inherited", "nulls_equal", "method", "unique", "references",
     "referenced_columns", "validated", "attributes", "version", "schema", "unproved", "type_storage", "accepts",
+    "relation", "privileged", "obstacle",
 }  # fmt: skip
 _TEXTS = {"definition", "default", "using", "check", "bound", "partition_key"}
 
@@ -141,6 +144,8 @@ class _Comparer:
             return value.table
         if isinstance(value, Sequence) and value.owned_by is not None:
             return value.owned_by.table
+        if isinstance(value, Other) and value.relation is not None:
+            return value.relation
         return key.table if key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY) else None
 
     def _renamed(self, missing: set[Key], extra: set[Key]) -> dict[Key, Key]:

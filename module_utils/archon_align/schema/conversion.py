@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .ddl import Writer, ident, literal
@@ -13,6 +14,7 @@ from .widening import assumes_time_zone, keeps_values, loses_precision, rewrites
 
 _STRINGS = ("text", "character varying", "character")
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+_FLOATS = ("real", "double precision")
 _RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 # Types among which a value may be written otherwise and still be the same. Any other change must leave its text alone: a cast
 # there and back could pass 65 as "A" or 1 as \x00000001.
@@ -111,6 +113,19 @@ def _no_label(text: str, enum: Enum, current: Catalog, *, arrays: bool) -> str:
     return f"{text} {_C} <> ALL ({listed})"
 
 
+def users_of_domain(catalog: Catalog, domain: Key) -> Iterator[Column]:
+    """The stored columns that hold values of a domain: as they are, as a domain over it, or within arrays and composite values."""
+    pending, seen = [domain], {domain}
+    while pending:
+        for user in sorted(catalog.dependents.get(pending.pop(), ())):
+            column = catalog.column(user) if user.kind is Kind.COLUMN else None
+            if column is not None:
+                yield column
+            elif user.kind in (Kind.DOMAIN, Kind.COMPOSITE) and user not in seen:
+                seen.add(user)
+                pending.append(user)
+
+
 def way_there(old: Column, new: Column, current: Catalog) -> str:
     """The expression that turns a value of `old` into the one of `new` that it becomes."""
     return _cast(current, old, new, ident(old.key.part), Writer(current.extension_schemas))
@@ -185,10 +200,12 @@ def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Wri
         limit = _RANGES[new_base]
         outside = f"{column} NOT BETWEEN {-limit} AND {limit - 1}"
         fraction = f" OR {column} <> trunc({column})" if old_base not in _RANGES else ""
+        if old_base in _FLOATS:
+            fraction += f" OR CAST({column} AS text) = '-0'"  # equal to 0, yet not the same
         return f"{column} IS NOT NULL AND ({outside}{fraction})"
     there = _cast(current, old, new, column, writer)
     back = _cast(current, new, old, there, writer)
-    if old_base in _NUMBERS and new_base in _NUMBERS:
+    if old_base in _NUMBERS and new_base in _NUMBERS and old_base not in _FLOATS:
         lost = f"{back} IS DISTINCT FROM {column}"
     else:
         lost = _differs(f"CAST({back} AS text)", f"CAST({column} AS text)")

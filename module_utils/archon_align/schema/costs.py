@@ -28,7 +28,9 @@ _INSTANT = 0.005
 _METHOD_ROWS = {"gin": GIN_ROWS, "gist": GIN_ROWS, "spgist": GIN_ROWS, "hnsw": VECTOR_ROWS, "ivfflat": VECTOR_ROWS}
 _METHOD = re.compile(r" USING (gin|gist|spgist|hnsw|ivfflat) \(")
 _COSTLY = frozenset({"rewrites_table", "moves_rows", "builds_index", "validates_rows", "changes_values"})
-_LOCKS_LITTLE = ("COMMENT ", "GRANT ", "REVOKE ", "SELECT ", "WITH ", "UPDATE ", "INSERT ")
+_LOCKS_LITTLE = (
+    "COMMENT ", "GRANT ", "REVOKE ", "SELECT ", "WITH ", "UPDATE ", "INSERT ", "CREATE STATISTICS ", "ALTER STATISTICS ",
+)  # fmt: skip
 # Functions of the server whose result is the same for every row, so that a new column's default is kept beside the rows.
 _STEADY = frozenset(
     {"now", "timezone", "date_trunc", "jsonb_build_object", "jsonb_build_array", "lower", "upper", "to_char", "make_interval"}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from psycopg import sql
 
 from .model import (
+    CALLED,
     PUBLIC,
     Column,
     Composite,
@@ -20,6 +21,7 @@ from .model import (
     Key,
     Kind,
     Object,
+    Other,
     Policy,
     Schema,
     Sequence,
@@ -35,12 +37,15 @@ _ENABLED = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE A
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 _GRANT_ON = {
     Kind.TABLE: "TABLE", Kind.VIEW: "TABLE", Kind.MATVIEW: "TABLE", Kind.SEQUENCE: "SEQUENCE", Kind.FUNCTION: "ROUTINE",
-    Kind.ENUM: "TYPE", Kind.DOMAIN: "TYPE", Kind.COMPOSITE: "TYPE", Kind.SCHEMA: "SCHEMA", Kind.COLUMN: "TABLE",
+    Kind.ENUM: "TYPE", Kind.DOMAIN: "TYPE", Kind.COMPOSITE: "TYPE", Kind.RANGE: "TYPE", Kind.SCHEMA: "SCHEMA", Kind.COLUMN: "TABLE",
+    Kind.AGGREGATE: "ROUTINE",
 }  # fmt: skip
 _NOUN = {
     Kind.ENUM: "TYPE", Kind.COMPOSITE: "TYPE", Kind.DOMAIN: "DOMAIN", Kind.FUNCTION: "ROUTINE", Kind.MATVIEW: "MATERIALIZED VIEW",
     Kind.VIEW: "VIEW", Kind.TABLE: "TABLE", Kind.SEQUENCE: "SEQUENCE", Kind.INDEX: "INDEX", Kind.SCHEMA: "SCHEMA",
-    Kind.COLUMN: "COLUMN", Kind.CONSTRAINT: "CONSTRAINT", Kind.TRIGGER: "TRIGGER", Kind.POLICY: "POLICY",
+    Kind.COLUMN: "COLUMN", Kind.CONSTRAINT: "CONSTRAINT", Kind.TRIGGER: "TRIGGER", Kind.POLICY: "POLICY", Kind.RULE: "RULE",
+    Kind.COLLATION: "COLLATION", Kind.RANGE: "TYPE", Kind.DICTIONARY: "TEXT SEARCH DICTIONARY", Kind.CONFIGURATION: "TEXT SEARCH CONFIGURATION",
+    Kind.AGGREGATE: "ROUTINE", Kind.OPERATOR: "OPERATOR", Kind.CAST: "CAST", Kind.STATISTICS: "STATISTICS",
 }  # fmt: skip
 # What a new object of a kind is granted without anybody's doing, besides the owner's rights.
 BUILT_IN_GRANTS = {
@@ -48,10 +53,12 @@ BUILT_IN_GRANTS = {
     Kind.ENUM: frozenset({Grant(PUBLIC, "USAGE")}),
     Kind.DOMAIN: frozenset({Grant(PUBLIC, "USAGE")}),
     Kind.COMPOSITE: frozenset({Grant(PUBLIC, "USAGE")}),
+    Kind.RANGE: frozenset({Grant(PUBLIC, "USAGE")}),
+    Kind.AGGREGATE: frozenset({Grant(PUBLIC, "EXECUTE")}),
 }
 DEFAULT_GRANT_LETTER = {
     Kind.TABLE: "r", Kind.VIEW: "r", Kind.MATVIEW: "r", Kind.SEQUENCE: "S", Kind.FUNCTION: "f", Kind.ENUM: "T", Kind.DOMAIN: "T",
-    Kind.COMPOSITE: "T", Kind.SCHEMA: "n",
+    Kind.COMPOSITE: "T", Kind.RANGE: "T", Kind.AGGREGATE: "f", Kind.SCHEMA: "n",
 }  # fmt: skip
 
 
@@ -86,7 +93,11 @@ class Writer:
         """The name as it stands in statements about the object itself (a column's or constraint's is bare)."""
         if key.kind in (Kind.SCHEMA, Kind.EXTENSION):
             return ident(key.name)
-        if key.kind is Kind.FUNCTION:
+        if key.kind is Kind.OPERATOR:
+            return f"{ident(key.schema)}.{key.name}({self.text(key.part)})"
+        if key.kind is Kind.CAST:
+            return self.text(key.name)
+        if key.kind in CALLED:
             return f"{ident(key.schema, key.name)}({self.text(key.part)})"
         if key.kind is Kind.SEQUENCE and key.part:
             return ident(key.schema, self.identities[key])
@@ -100,7 +111,7 @@ class Writer:
             return f"COLUMN {ident(key.schema, key.name, key.part)}"
         if key.kind is Kind.DOMAIN_CONSTRAINT:
             return f"CONSTRAINT {ident(key.part)} ON DOMAIN {ident(key.schema, key.name)}"
-        if key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
+        if key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.RULE, Kind.POLICY):
             return f"{_NOUN[key.kind]} {ident(key.part)} ON {ident(key.schema, key.name)}"
         return f"{_NOUN[key.kind]} {self.name(key)}"
 
@@ -147,6 +158,8 @@ class Writer:
                 return [made] if value.enabled == "O" else [made, self.trigger_state(value)]
             case Policy():
                 return [self._policy(value)]
+            case Other():
+                return [self.text(value.definition), *map(self.text, value.settings)]
             case Column(key):
                 return [
                     f"ALTER TABLE {self.name(key.table)} ADD COLUMN {self.column(value)}",

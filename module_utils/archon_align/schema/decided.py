@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import AlignError
 from ..findings import Finding
 from ..plan import Statement
 from .aside import without
 from .ddl import ident, literal
-from .decisions import VARIABLE, Decisions, Names
+from .decisions import VARIABLE, Decisions, Names, unusable
 from .model import Catalog, Column, Domain, Enum, Key, Kind, Table
 from .renaming import Renames, renamed
 
@@ -20,7 +19,12 @@ _TABLE = frozenset({Kind.TABLE})
 _ENUM = frozenset({Kind.ENUM})
 _QUARANTINED = frozenset(Kind) - {Kind.SCHEMA, Kind.EXTENSION, Kind.DEFAULT}
 # What cannot live in another schema than what it belongs to: its definition is kept, and a column's values.
-DROPPED = frozenset({Kind.COLUMN, Kind.CONSTRAINT, Kind.INDEX, Kind.TRIGGER, Kind.POLICY, Kind.DOMAIN_CONSTRAINT})
+DROPPED = frozenset(
+    {
+        Kind.COLUMN, Kind.CONSTRAINT, Kind.INDEX, Kind.TRIGGER, Kind.POLICY, Kind.DOMAIN_CONSTRAINT,
+        Kind.RULE, Kind.STATISTICS, Kind.CAST, Kind.OPERATOR,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +159,9 @@ class _Deciding:
                 if rename.label not in enum.labels:
                     self.unused.append(f"{rename.name} label {rename.label!r}")
                 elif rename.to in enum.labels:
-                    raise _unusable(str(key), "a new label that the enum does not have yet", repr(rename.to))
+                    raise unusable(str(key), "a new label that the enum does not have yet", repr(rename.to))
                 elif not isinstance(wanted, Enum) or rename.to not in wanted.labels:
-                    raise _unusable(str(key), "a label that DEV has", repr(rename.to))
+                    raise unusable(str(key), "a label that DEV has", repr(rename.to))
                 else:
                     labels.setdefault(key, {})[rename.label] = rename.to
             elif key.kind is Kind.TABLE:
@@ -177,9 +181,9 @@ class _Deciding:
             for catalog in (self.desired, self.found)
         )
         if wanted is None:
-            raise _unusable(str(old), f"a {new.kind} that DEV has", new.qualified)
+            raise unusable(str(old), f"a {new.kind} that DEV has", new.qualified)
         if taken is not None:
-            raise _unusable(str(old), "a name that is free on PROD", f"PROD has a {new.kind} {new.qualified} already")
+            raise unusable(str(old), "a name that is free on PROD", f"PROD has a {new.kind} {new.qualified} already")
         return old
 
     def _expressions(self, given: Mapping[str, str], names: Names) -> dict[Key, str]:
@@ -198,9 +202,9 @@ class _Deciding:
             assert isinstance(enum, Enum)
             for old, new in labels.items():
                 if new not in wanted.labels:
-                    raise _unusable(str(key), "labels that DEV has to take the place of others", repr(new))
+                    raise unusable(str(key), "labels that DEV has to take the place of others", repr(new))
                 if old in wanted.labels:
-                    raise _unusable(str(key), "labels that DEV does not have to be replaced", repr(old))
+                    raise unusable(str(key), "labels that DEV does not have to be replaced", repr(old))
                 if old in enum.labels:
                     found.setdefault(key, {})[old] = new
                 else:
@@ -211,10 +215,10 @@ class _Deciding:
         """A shape is taken over as long as PROD's table lacks one of the columns, or has it otherwise."""
         wanted, table = self.desired.table(key), current.table(key)
         if wanted is None:
-            raise _unusable(str(key), "a table that DEV has too", "a table that only PROD has")
+            raise unusable(str(key), "a table that DEV has too", "a table that only PROD has")
         unknown = sorted(columns.keys() - wanted.columns.keys())
         if unknown:
-            raise _unusable(str(key), "columns that DEV's table has", ", ".join(unknown))
+            raise unusable(str(key), "columns that DEV's table has", ", ".join(unknown))
         assert table is not None
         return any(
             name not in table.columns or table.columns[name].type != wanted.columns[name].type for name in columns
@@ -229,7 +233,7 @@ class _Deciding:
             if key is None:
                 continue
             if key in wanted:
-                raise _unusable(str(key), "an object that only PROD has", "DEV has it too")
+                raise unusable(str(key), "an object that only PROD has", "DEV has it too")
             found.append(key)
         return found
 
@@ -282,14 +286,3 @@ def quarantine_name(wanted: str, taken: frozenset[str] | set[str]) -> str:
         if name not in taken:
             return name
     raise AssertionError("unreachable: one number more than names is free")
-
-
-def _unusable(name: str, expected: str, found: str) -> AlignError:
-    return AlignError(
-        "A decision cannot be carried out.",
-        object_name=name,
-        expected=expected,
-        found=found,
-        remedy=f"Correct {VARIABLE}; nothing was changed.",
-        code="bad_decision",
-    )

@@ -59,7 +59,7 @@ class Decisions:
         known = ("renames", "backfills", "conversions", "label_remaps", "shapes", "quarantine")
         for name in sections:
             if name not in known:
-                raise _unusable(VARIABLE, f"the sections {', '.join(known)}", f"a section {name!r}")
+                raise unusable(VARIABLE, f"the sections {', '.join(known)}", f"a section {name!r}")
         return cls(
             renames=tuple(_rename(entry) for entry in _list(sections.get("renames"), f"{VARIABLE}.renames")),
             backfills=_expressions(sections.get("backfills"), f"{VARIABLE}.backfills"),
@@ -112,11 +112,12 @@ class Names:
             found = {key for kind in kinds if (key := self._by_parts.get((kind, parts))) is not None}
         if len(found) > 1:
             meant = "; ".join(sorted(map(str, found)))
-            raise _unusable(VARIABLE, "a name that means one object", f"{name!r}, which could be {meant}")
+            raise unusable(VARIABLE, "a name that means one object", f"{name!r}, which could be {meant}")
         return next(iter(found), None)
 
 
-def _unusable(place: str, expected: str, found: str) -> AlignError:
+def unusable(place: str, expected: str, found: str) -> AlignError:
+    """The error for a decision that cannot be what was meant."""
     return AlignError(
         "A decision cannot be used.",
         object_name=place,
@@ -129,7 +130,7 @@ def _unusable(place: str, expected: str, found: str) -> AlignError:
 
 def _mapping(given: object, place: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise _unusable(place, "a mapping with names as keys", f"{type(given).__name__}")
+        raise unusable(place, "a mapping with names as keys", f"{type(given).__name__}")
     return given
 
 
@@ -137,13 +138,13 @@ def _list(given: object, place: str) -> list[object]:
     if given is None:
         return []
     if not isinstance(given, (list, tuple)):
-        raise _unusable(place, "a list", type(given).__name__)
+        raise unusable(place, "a list", type(given).__name__)
     return list(given)
 
 
 def _text(given: object, place: str) -> str:
     if not isinstance(given, str) or not given.strip():
-        raise _unusable(place, "a text", repr(given))
+        raise unusable(place, "a text", repr(given))
     return given.strip()
 
 
@@ -159,7 +160,7 @@ def _rename(entry: object) -> Rename:
     wanted = {"kind", "from", "to"} | ({"label"} if kind is Kind.ENUM else set())
     if kind is None or texts.keys() != wanted:
         expected = "kind (table, column or label), from and to, and for a label the label"
-        raise _unusable(place, expected, f"{dict(texts)}")
+        raise unusable(place, expected, f"{dict(texts)}")
     return Rename(kind, texts["from"], texts["to"], texts.get("label", ""))
 
 
@@ -170,7 +171,7 @@ def _expressions(given: object, place: str) -> dict[str, str]:
 def _shape(given: object, place: str) -> dict[str, str]:
     shape = _mapping(given, place)
     if shape.keys() != {"columns"}:
-        raise _unusable(place, "columns, a mapping of DEV's columns to expressions", ", ".join(shape) or "nothing")
+        raise unusable(place, "columns, a mapping of DEV's columns to expressions", ", ".join(shape) or "nothing")
     return _expressions(shape["columns"], f"{place}.columns")
 
 
@@ -180,10 +181,10 @@ def _expression(given: object, place: str) -> str:
     try:
         statements = parse_sql(f"SELECT (\n{text}\n)")
     except ParseError as error:
-        raise _unusable(place, "an SQL expression", f"{text!r}: {error}") from error
+        raise unusable(place, "an SQL expression", f"{text!r}: {error}") from error
     alone = statements[0].stmt if len(statements) == 1 else None
     if not isinstance(alone, ast.SelectStmt) or not _only_one_value(alone) or "--" in text or "/*" in text:
-        raise _unusable(place, "a single SQL expression without comments", repr(text))
+        raise unusable(place, "a single SQL expression without comments", repr(text))
     return text
 
 

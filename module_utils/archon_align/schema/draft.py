@@ -16,7 +16,7 @@ from .costs import price
 from .ddl import Writer, ident
 from .decided import Decided
 from .evidence import Answer, Evidence
-from .model import Catalog, Column, Constraint, Index, Key, Kind, Table
+from .model import Catalog, Column, Constraint, Index, Key, Kind, Other, Table
 from .stages import Stage
 from .steps import LATE_RANK, Guard, Node
 
@@ -159,6 +159,8 @@ class Draft:
         value = self.current.objects.get(key) or self.desired.objects.get(key)
         if isinstance(value, Index):
             return value.table
+        if isinstance(value, Other):
+            return value.relation
         if key.kind in (Kind.VIEW, Kind.MATVIEW):
             return key
         on_table = (Kind.TABLE, Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY)
@@ -196,6 +198,9 @@ class Draft:
         value = self.current.objects.get(key) or self.desired.objects.get(key)
         if isinstance(value, Index):
             self.lock(value.table, mode)
+        elif isinstance(value, Other):
+            if value.relation is not None:
+                self.lock(value.relation, mode if key.kind is Kind.RULE else LockMode.WRITE)
         elif key.kind in (Kind.TABLE, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY, Kind.COLUMN, Kind.DEFAULT):
             self.lock(key.table, mode)
         if isinstance(value, Constraint) and value.references is not None:

@@ -133,7 +133,7 @@ def _convert(draft: Draft, node: Node, user: Key) -> None:
     labels, summary = f"CAST({place} AS text{array})", "same labels, type made anew"
     if (decided := draft.decided.relabelling(column)) is not None:
         set_aside_column(draft, user)
-        for one in draft.closure.with_children(user):
+        for one in draft.current.with_heirs(user):
             draft.carry(one, labels, decided)
         labels, summary, hazards = decided, "labels replaced as decided", (*hazards, "changes_values", "needs_decision")
     convert = f"{alter} TYPE {type_name} USING CAST({labels} AS {type_name})"

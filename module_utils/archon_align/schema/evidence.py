@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import abc
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import batched
 
@@ -18,17 +20,18 @@ from psycopg import sql
 from ..database.failures import server_error
 from ..database.session import Session
 from .compare import MISSING, Comparison, Difference
-from .conversion import conversion, domain_refuses, replaced, type_of
+from .conversion import conversion, domain_refuses, replaced, type_of, users_of_domain, way_there
 from .ddl import Writer, ident
 from .decided import Decided
 from .future import Future
-from .model import Catalog, Constraint, Domain, Index, Key, Kind, Table
+from .model import Catalog, Column, Constraint, Domain, Index, Key, Kind, Sequence, Table
 from .reading import Row
 from .snippets import likely_renames
 
 EXAMPLES = 3
 # So many questions are one query, as long as it takes no more than so many seconds.
 TOGETHER, QUICK = 25, 5.0
+_LIMITS = re.compile(r"(M(?:IN|AX)VALUE) (-?\d+)")
 _LIMIT = "SELECT pg_catalog.set_config('statement_timeout', %s, false)"
 SHAPE, HELD = "shape", "held"
 
@@ -89,7 +92,7 @@ def gather(session: Session, asked: Iterable[Question]) -> Evidence:
     return Evidence(answers)
 
 
-def _ask_together(session: Session, group: Sequence[Question]) -> list[list[Row]] | None:
+def _ask_together(session: Session, group: abc.Sequence[Question]) -> list[list[Row]] | None:
     """The rows of each question, had with one query; None when it fails or takes long, and each has to be asked by itself."""
     parts = (
         f"SELECT {number} AS question, violators, CAST(key AS text) AS key FROM ({question.sql}) AS asked"
@@ -133,7 +136,7 @@ def _ask(session: Session, question: Question) -> Answer | None:
         raise server_error(session.target, error, doing=f"counting what stands in the way of {question.key}") from error
 
 
-def _answer(question: Question, rows: Sequence[Row]) -> Answer:
+def _answer(question: Question, rows: abc.Sequence[Row]) -> Answer:
     count = int(rows[0]["violators"]) if rows else 0
     return Answer(count, tuple(str(row["key"]) for row in rows), question.reason)
 
@@ -167,6 +170,16 @@ def row_key(table: Key, catalog: Catalog) -> str:
     return "concat('ctid=', ctid)"
 
 
+def position_outside(key: Key, aspect: str, name: str, options: str) -> Question:
+    """Would the sequence of that name stand beyond the limits that `options` set?"""
+    limits = dict(_LIMITS.findall(options))
+    text = (
+        f"SELECT 1 AS violators, concat('last_value=', last_value) AS key FROM {name}"
+        f" WHERE last_value NOT BETWEEN {limits['MINVALUE']} AND {limits['MAXVALUE']}"
+    )
+    return Question(key, aspect, text, f"it stands outside {limits['MINVALUE']} to {limits['MAXVALUE']}")
+
+
 def _quoted(text: str) -> str:
     return sql.Literal(text).as_string().strip()
 
@@ -195,6 +208,10 @@ class _Asker:
             yield from self._in_default_partition(key)
         elif key.kind is Kind.DOMAIN and (aspect.startswith("constraint ") or aspect == "not null"):
             yield from self._domain(key, aspect)
+        elif key.kind is Kind.SEQUENCE and aspect in ("type", "options"):
+            wanted = self.desired.objects.get(key)
+            if isinstance(wanted, Sequence):
+                yield position_outside(key, aspect, ident(key.schema, key.name), wanted.options)
 
     def about_shape(self, table: Key) -> Iterator[Question]:
         """Every expression is tried on the rows; foreign keys of other tables are asked for the values they will refer to."""
@@ -258,6 +275,16 @@ class _Asker:
             if refused is not None and not new.not_null:
                 reason = f"the new column has no default, and {domain.key.qualified} does not allow NULL"
                 yield Question(key, aspect, misfits(key.table, refused, self.current), reason)
+        if aspect == MISSING and new.generated == "s":
+            value = f"CAST(({self.writer.text(new.default or '')}) AS {self.writer.text(new.type)})"
+            tried = f"SELECT count({value}) AS n FROM {ident(key.schema, key.name)}"
+            text = f"SELECT n AS violators, '' AS key FROM ({tried}) AS tried WHERE n < 0"
+            yield Question(key, aspect, text, "the value cannot be computed for every row")
+        elif aspect == MISSING and isinstance(domain, Domain) and new.default is not None and "(" not in new.default:
+            refused = domain_refuses(domain, self.writer.text(new.default), self.writer)
+            if refused is not None:
+                reason = f"{domain.key.qualified} does not accept the new column's default"
+                yield Question(key, aspect, misfits(key.table, refused, self.current), reason)
         supplied = (
             new.default is not None or new.identity or (isinstance(domain, Domain) and domain.default is not None)
         )
@@ -279,9 +306,36 @@ class _Asker:
             if found.misfit is not None:
                 yield self._misfits(key, aspect, found.misfit, found.reason)
                 yield from self._collapsing(key)
+            yield from self._computed_from(new, old)
+        elif aspect == "identity options" and old is not None and old.identity and new.identity:
+            name = ident(key.schema, old.identity_sequence)
+            yield position_outside(key, aspect, name, new.identity_options)
         elif aspect == "generated" and old is not None and new.generated and not old.generated:
             lost = replaced(new, self.desired, self.current)
             yield self._misfits(key, aspect, lost, "stored values would be replaced")
+
+    def _computed_from(self, new: Column, old: Column) -> Iterator[Question]:
+        """Stored values that stay computed by the same expression, and would come out otherwise from a column of another type."""
+        table = self.current.table(old.key.table)
+        for column in table.columns.values() if table is not None else ():
+            wanted = self.desired.column(column.key)
+            default = Key(Kind.DEFAULT, *column.key[1:])
+            if column.generated != "s" or wanted != column or old.key not in self.current.depends.get(default, ()):
+                continue
+            others = [ident(name) for name in table.columns if name != old.key.part] if table is not None else []
+            changed = f"{way_there(old, new, self.current)} AS {ident(old.key.part)}"
+            source = f"(SELECT tableoid, ctid, {', '.join([changed, *others])} FROM {ident(old.key.schema, old.key.name)}) AS changed"
+            computed = (
+                f"CAST(CAST(({self.writer.text(column.default or '')}) AS {self.writer.text(column.type)}) AS text)"
+            )
+            lost = f"{computed} IS DISTINCT FROM CAST({ident(column.key.part)} AS text)"
+            text = misfits(old.key.table, lost, self.current, source)
+            yield Question(
+                column.key,
+                f"computed from {old.key.part}",
+                text,
+                f"with {old.key.part} as {new.type}, another value would be computed",
+            )
 
     def _misfits(self, key: Key, aspect: str, condition: str, reason: str, *, decided: bool = False) -> Question:
         text = misfits(key.table, condition, self.current, self.decided.source(key.table))
@@ -346,7 +400,11 @@ class _Asker:
             matches = " AND ".join(f"referenced.{ident(there)} = {ident(*place, here)}" for here, there in pairs)
             there = self.future.source(target) or ident(target.schema, target.name)
             conditions.append(f"NOT EXISTS (SELECT FROM (SELECT * FROM {there}) AS referenced WHERE {matches})")
-        text = misfits(table, " AND ".join(conditions), self._keys(table), future)
+        lost = " AND ".join(conditions)
+        if " MATCH FULL" in wanted.definition and len(wanted.columns) > 1:
+            nulls = f"num_nulls({', '.join(ident(*place, name) for name in wanted.columns)})"
+            lost = f"({lost}) OR {nulls} NOT IN (0, {len(wanted.columns)})"
+        text = misfits(table, lost, self._keys(table), future)
         return Question(wanted.key, MISSING, text, f"the row refers to none in {target.qualified}")
 
     def _domain(self, key: Key, aspect: str) -> Iterator[Question]:
@@ -357,10 +415,10 @@ class _Asker:
             condition = "VALUE IS NULL" if wanted.not_null else None
         else:
             condition = f"NOT ({self.writer.text(wanted.constraints[aspect.removeprefix('constraint ')][1])})"
+        users = [one.key for one in users_of_domain(self.current, key) if type_of(self.current, one) is not None]
         parts = [
             f"SELECT {_quoted(user.qualified)} AS key FROM (SELECT {ident(user.part)} AS value FROM {ident(user.schema, user.name)}) AS held WHERE {condition}"
-            for user in sorted(self.current.dependents.get(key, ()))
-            if user.kind is Kind.COLUMN and self.current.column(user) is not None
+            for user in users
         ]
         if parts and condition is not None:
             text = f"SELECT count(*) OVER () AS violators, key FROM ({' UNION ALL '.join(parts)}) AS users LIMIT {EXAMPLES}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .compare import MISSING, Comparison, Difference
-from .model import Catalog, Column, Constraint, Enum, Index, Key, Kind, Policy, Sequence, Trigger, View, readable
+from .model import Catalog, Column, Constraint, Enum, Index, Key, Kind, Other, Policy, Sequence, Trigger, View, readable
 
 _ORDER = tuple(Kind)
 _HOMES = (Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.COMPOSITE)
@@ -77,6 +77,8 @@ def _home(comparison: Comparison, key: Key) -> Key | None:
     value = comparison.desired.objects.get(key)
     if isinstance(value, Index):
         return value.table
+    if isinstance(value, Other) and value.relation is not None:
+        return value.relation
     if isinstance(value, Sequence):
         return value.owned_by.table if value.owned_by is not None else None
     if key.kind in (Kind.COLUMN, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
@@ -100,7 +102,7 @@ def _definition(desired: Catalog, key: Key) -> str:
         text = _column(value)
     elif isinstance(value, Index):
         text = value.definition[value.definition.find("USING ") :]
-    elif isinstance(value, (Constraint, Trigger, View)):
+    elif isinstance(value, (Constraint, Trigger, View, Other)):
         text = value.definition
     elif isinstance(value, Enum):
         text = ", ".join(value.labels)

@@ -38,6 +38,7 @@ from .model import (
 from .model import (
     Sequence as SequenceObject,
 )
+from .others import read_others
 from .portable import Portable
 from .reading import Class, Reading, Row
 from .surroundings import comments, default_grants, dependencies, grants, sizes, unmodelled
@@ -118,6 +119,7 @@ class _Reader(Reading):
         self._indexes()
         self._triggers()
         self._policies()
+        read_others(self)
         defaults = self.rows(queries.DEFAULT_GRANTS)
         told = unmodelled(self, defaults)
         found = dependencies(self)
@@ -142,6 +144,7 @@ class _Reader(Reading):
             casts=frozenset((self.portable(one), self.portable(other)) for one, other in self.environment["casts"]),
             default_grants=default_grants(defaults),
             creates_schemas=self.environment["creates"],
+            superuser=self.environment["superuser"],
             quarantined=frozenset(self.environment["quarantined"] or ()),
             sizes=sizes(self),
         )

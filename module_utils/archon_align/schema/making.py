@@ -7,8 +7,8 @@ from dataclasses import fields, is_dataclass, replace
 from ..database.transaction import LockMode
 from ..plan import Statement
 from . import gaps, recast, shapes, stages
-from .columns import fill, position, set_default, set_not_null
-from .compare import MAINTAIN_SINCE, MISSING, Difference
+from .columns import fill, no_default, position, set_default, set_not_null
+from .compare import MAINTAIN_SINCE, MISSING, UNMODELLED, Difference
 from .costs import of_constraint, of_new_column
 from .ddl import BUILT_IN_GRANTS, DEFAULT_GRANT_LETTER, ident
 from .draft import Draft
@@ -26,6 +26,7 @@ from .model import (
     Key,
     Kind,
     Object,
+    Other,
     Policy,
     Sequence,
     Table,
@@ -44,6 +45,8 @@ def make_missing(draft: Draft, difference: Difference) -> None:
     value = draft.desired.objects.get(key) or draft.desired.column(key)
     assert value is not None
     if isinstance(value, Extension) and not _may_create(draft, value, difference):
+        return
+    if isinstance(value, Other) and not _may_make(draft, value, difference):
         return
     if (taken := _name_taken(draft.current, key)) is not None:
         draft.refuse("name_taken", key, f"PROD has a {taken} of the same name")
@@ -128,6 +131,8 @@ def make(draft: Draft, value: Object, source: Catalog) -> None:
     if filled and isinstance(value, Column):
         node.statements.append(fill(draft, value))
         node.statements += [set_not_null(draft, key)] if value.not_null else []
+    if isinstance(value, Column) and not again and not value.generated:
+        _defaults_of_children(draft, value, key.table)
     if isinstance(value, Sequence):
         _own_sequence(draft, value)
     if again and isinstance(value, (Index, Constraint)):
@@ -186,6 +191,14 @@ def _may_create(draft: Draft, value: Extension, difference: Difference) -> bool:
     return False
 
 
+def _may_make(draft: Draft, value: Other, difference: Difference) -> bool:
+    why = value.obstacle or ("" if draft.current.superuser else value.privileged)
+    if why:
+        message = f"exists on DEV only, and is not made: {why}"
+        draft.leave(UNMODELLED, difference, message, "Create it on PROD by hand if it matters.")
+    return not why
+
+
 def extensions_of(value: object) -> set[str]:
     """The extensions that any text in an object needs."""
     if isinstance(value, str):
@@ -214,6 +227,18 @@ def _with_late_defaults(draft: Draft, table: Table, source: Catalog) -> Table:
             columns[name] = replace(column, default=None)
             draft.node(default, source).statements.append(set_default(draft, column))
     return replace(table, columns=columns)
+
+
+def _defaults_of_children(draft: Draft, column: Column, parent: Key) -> None:
+    """Tables of PROD that inherit a new column get its default with it; DEV's may have another."""
+    for table in sorted(draft.desired.dependents.get(parent, ())):
+        found = draft.desired.column(Key(Kind.COLUMN, table.schema, table.name, column.key.part))
+        if table.kind is not Kind.TABLE or found is None or not found.inherited or draft.current.table(table) is None:
+            continue
+        if found.default != column.default:
+            late = draft.late(found.key, "default", {column.key})
+            late.statements.append(set_default(draft, found) if found.default is not None else no_default(draft, found))
+        _defaults_of_children(draft, column, table)
 
 
 def _inherited_default(source: Catalog, table: Table, name: str) -> str | None:

@@ -38,15 +38,26 @@ class Kind(StrEnum):
     MATVIEW = "materialised view"
     TRIGGER = "trigger"
     POLICY = "policy"
+    COLLATION = "collation"
+    RANGE = "range type"
+    DICTIONARY = "text search dictionary"
+    CONFIGURATION = "text search configuration"
+    AGGREGATE = "aggregate"
+    OPERATOR = "operator"
+    CAST = "cast"
+    STATISTICS = "extended statistics"
+    RULE = "rule"
 
 
 RELATIONS = frozenset({Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.SEQUENCE, Kind.INDEX, Kind.COMPOSITE})
-TYPES = frozenset({Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE})
+TYPES = frozenset({Kind.ENUM, Kind.DOMAIN, Kind.COMPOSITE, Kind.RANGE})
+# What is called with arguments, of which there may be several of one name.
+CALLED = frozenset({Kind.FUNCTION, Kind.AGGREGATE, Kind.OPERATOR})
 
 
 class Key(NamedTuple):
     """An object's identity. `name` is the table's for what lives on a table; `part` is then the object's own name,
-    or a function's portable argument types. A tuple, because most of the work consists of hashing and ordering keys."""
+    or the portable argument types of what is called. A tuple, because most of the work consists of hashing and ordering keys."""
 
     kind: Kind
     schema: str
@@ -60,13 +71,13 @@ class Key(NamedTuple):
     def qualified(self) -> str:
         if self.kind in (Kind.SCHEMA, Kind.EXTENSION):
             return self.name
-        if self.kind is Kind.FUNCTION:
+        if self.kind in CALLED:
             return f"{self.schema}.{self.name}({readable(self.part)})"
         return ".".join(part for part in (self.schema, self.name, self.part) if part)
 
     @property
     def table(self) -> Key:
-        """The table that a column, default, constraint, trigger or policy lives on."""
+        """The table that a column, default, constraint, trigger, rule or policy lives on."""
         return Key(Kind.TABLE, self.schema, self.name)
 
 
@@ -244,6 +255,19 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """What is known by the statements that make it: `definition`, then `settings`. `relation` is what a rule or extended
+    statistics are on. `privileged` says why only a superuser can make it, `obstacle` why nobody can in one step."""
+
+    key: Key
+    definition: str
+    settings: tuple[str, ...] = ()
+    relation: Key | None = None
+    privileged: str = ""
+    obstacle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Extension:
     key: Key
     schema: str
@@ -279,6 +303,7 @@ type Object = (
     | View
     | Trigger
     | Policy
+    | Other
     | Extension
     | Schema
 )
@@ -353,6 +378,7 @@ class Catalog:
     default_grants: Mapping[tuple[str, str], frozenset[Grant]] = field(default_factory=dict)
     forbidden: frozenset[tuple[Key, str]] = frozenset()
     creates_schemas: bool = False
+    superuser: bool = False
     quarantined: frozenset[str] = frozenset()
     sizes: Mapping[Key, Size] = field(default_factory=dict)
 
@@ -372,13 +398,15 @@ class Catalog:
 
     @cached_property
     def on_table(self) -> dict[Key, list[Key]]:
-        """Constraints, indexes, triggers and policies by their table."""
+        """Constraints, indexes, triggers, rules, policies and extended statistics by their table."""
         found: dict[Key, list[Key]] = {}
         for key, value in self.objects.items():
             if isinstance(value, Index):
                 found.setdefault(value.table, []).append(key)
-            elif key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
+            elif key.kind in (Kind.CONSTRAINT, Kind.TRIGGER, Kind.RULE, Kind.POLICY):
                 found.setdefault(key.table, []).append(key)
+            elif isinstance(value, Other) and value.relation is not None:
+                found.setdefault(value.relation, []).append(key)
         return found
 
     def maker(self, key: Key) -> str:
@@ -394,6 +422,15 @@ class Catalog:
         return [
             parent.columns[column.part] for parent in parents if parent is not None and column.part in parent.columns
         ]
+
+    def with_heirs(self, column: Key) -> list[Key]:
+        """The column and the same column of every table that inherits it."""
+        found, pending = [], [column.table]
+        while pending:
+            table = pending.pop()
+            found.append(Key(Kind.COLUMN, table.schema, table.name, column.part))
+            pending += [key for key in self.dependents.get(table, ()) if key.kind is Kind.TABLE]
+        return found
 
     def table(self, key: Key) -> Table | None:
         found = self.objects.get(key)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..findings import Finding
 from .compare import Comparison
-from .model import Catalog, Constraint, Domain, Extension, Function, Index, Key, Kind, Table, Trigger, is_older
+from .model import Catalog, Constraint, Domain, Extension, Function, Index, Key, Kind, Other, Table, Trigger, is_older
 from .portable import same_meaning
 
 # Kinds that differ between healthy environments.
@@ -60,7 +60,7 @@ def _unmodelled(comparison: Comparison) -> Iterator[Finding]:
             where = f"exists on {'DEV' if place in desired else 'PROD'} only"
         yield Finding(
             "unmodelled",
-            "warning" if kind == "rule" or (place in desired and kind not in _CIRCUMSTANCES) else "info",
+            "warning" if place in desired and kind not in _CIRCUMSTANCES else "info",
             f"{kind} {name}",
             f"{where}; this kind of object is not changed",
             "Align it by hand if it matters.",
@@ -134,6 +134,8 @@ def _stumbling_blocks(comparison: Comparison) -> Iterator[Finding]:
     for key in sorted(comparison.extra):
         value = current.objects[key]
         table_key = value.table if isinstance(value, Index) else key.table
+        if isinstance(value, Other) and value.relation is not None:
+            table_key = value.relation
         if table_key not in desired.objects:
             continue
         narrowing = {
@@ -148,6 +150,10 @@ def _stumbling_blocks(comparison: Comparison) -> Iterator[Finding]:
             if isinstance(value, Constraint)
             else "trigger"
             if isinstance(value, Trigger) and value.enabled not in ("D", "R")
+            else "rule"
+            if isinstance(value, Other)
+            and key.kind is Kind.RULE
+            and not any(" DISABLE " in one for one in value.settings)
             else "unique index"
             if isinstance(value, Index) and value.unique
             else None

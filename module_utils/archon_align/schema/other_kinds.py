@@ -6,20 +6,14 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+from .others import CAST_IS_NEAR
+
 # Roles that manage schemas of their own on a hosted platform: what they own is theirs, whatever it is called.
 MANAGED: LiteralString = "(r.rolname LIKE 'supabase\\_%%' OR r.rolname IN ('pgbouncer', 'pgsodium_keymaker'))"
 
 _ROUTINES: LiteralString = f"""
-  SELECT 'aggregate' AS kind, 'pg_proc'::regclass AS class, p.oid, format('%%I.%%I(%%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name, p.proowner AS owner, p.proacl AS acl,
-      concat_ws(', ', a.aggtransfn::regprocedure, a.aggfinalfn::regprocedure, a.aggcombinefn::regprocedure, a.aggserialfn::regprocedure, a.aggdeserialfn::regprocedure, a.aggmtransfn::regprocedure,
-        a.aggminvtransfn::regprocedure, a.aggmfinalfn::regprocedure, a.aggfinalextra, a.aggmfinalextra, a.aggfinalmodify, a.aggmfinalmodify, a.aggsortop::regoperator, format_type(a.aggtranstype, NULL),
-        format_type(nullif(a.aggmtranstype, 0), NULL), a.aggtransspace, a.aggmtransspace, coalesce(a.agginitval, '-'), coalesce(a.aggminitval, '-'), a.aggkind, p.proparallel) AS definition
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_aggregate a ON a.aggfnoid = p.oid WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'operator', 'pg_operator', o.oid, format('%%I.%%s(%%s, %%s)', n.nspname, o.oprname, format_type(nullif(o.oprleft, 0), NULL), format_type(o.oprright, NULL)), o.oprowner, NULL,
-      concat_ws(', ', o.oprcode::regprocedure, format_type(o.oprresult, NULL), o.oprcom::regoperator, o.oprnegate::regoperator, o.oprrest::regprocedure, o.oprjoin::regprocedure, o.oprcanhash, o.oprcanmerge)
-    FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'operator class', 'pg_opclass', o.oid, format('%%I.%%I using %%I', n.nspname, o.opcname, a.amname), o.opcowner, NULL,
-      concat_ws(', ', o.opcfamily::regclass::text, format_type(o.opcintype, NULL), o.opcdefault, format_type(nullif(o.opckeytype, 0), NULL))
+  SELECT 'operator class' AS kind, 'pg_opclass'::regclass AS class, o.oid, format('%%I.%%I using %%I', n.nspname, o.opcname, a.amname) AS name, o.opcowner AS owner, NULL::aclitem[] AS acl,
+      concat_ws(', ', o.opcfamily::regclass::text, format_type(o.opcintype, NULL), o.opcdefault, format_type(nullif(o.opckeytype, 0), NULL)) AS definition
     FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace JOIN pg_am a ON a.oid = o.opcmethod WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 'operator family', 'pg_opfamily', o.oid, format('%%I.%%I using %%I', n.nspname, o.opfname, a.amname), o.opfowner, NULL,
       concat_ws('; ', (SELECT string_agg(concat_ws(' ', m.amopstrategy, m.amopopr::regoperator, m.amoppurpose), ', ' ORDER BY m.amopstrategy, m.amopopr::regoperator::text) FROM pg_amop m WHERE m.amopfamily = o.oid),
@@ -27,7 +21,7 @@ _ROUTINES: LiteralString = f"""
                            ORDER BY m.amprocnum, m.amproc::regprocedure::text) FROM pg_amproc m WHERE m.amprocfamily = o.oid))
     FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace JOIN pg_am a ON a.oid = o.opfmethod WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 'cast', 'pg_cast', oid, format('(%%s AS %%s)', format_type(castsource, NULL), format_type(casttarget, NULL)), NULL, NULL, concat_ws(', ', castfunc::regprocedure, castcontext, castmethod)
-    FROM pg_cast WHERE oid >= 16384
+    FROM pg_cast c WHERE oid >= 16384 AND NOT {CAST_IS_NEAR}
   UNION ALL SELECT 'transform', 'pg_transform', t.oid, format('for %%s language %%I', format_type(t.trftype, NULL), l.lanname), NULL, NULL, concat_ws(', ', t.trffromsql::oid::regprocedure, t.trftosql::oid::regprocedure)
     FROM pg_transform t JOIN pg_language l ON l.oid = t.trflang
   UNION ALL SELECT 'language', 'pg_language', oid, quote_ident(lanname), lanowner, lanacl,
@@ -39,24 +33,12 @@ _ROUTINES: LiteralString = f"""
 """
 
 _TYPES: LiteralString = """
-  UNION ALL SELECT 'range type', 'pg_type', t.oid, format('%%I.%%I', n.nspname, t.typname), t.typowner, t.typacl,
-      concat_ws(', ', format_type(g.rngsubtype, NULL), g.rngcollation::regcollation, c.opcname, g.rngcanonical::oid::regprocedure, g.rngsubdiff::oid::regprocedure, format_type(g.rngmultitypid, NULL))
-    FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_range g ON g.rngtypid = t.oid JOIN pg_opclass c ON c.oid = g.rngsubopc WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 'base type', 'pg_type', t.oid, format('%%I.%%I', n.nspname, t.typname), t.typowner, t.typacl,
       concat_ws(', ', t.typisdefined, t.typinput::oid::regprocedure, t.typoutput::oid::regprocedure, t.typreceive::oid::regprocedure, t.typsend::oid::regprocedure, t.typmodin::oid::regprocedure,
         t.typlen, t.typbyval, t.typalign, t.typstorage, t.typcategory, t.typispreferred, t.typdelim, coalesce(t.typdefault, '-'))
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype = 'p' OR t.typtype = 'b' AND t.typelem = 0 AND t.typcategory <> 'A')
-  UNION ALL SELECT 'collation', 'pg_collation', o.oid, format('%%I.%%I', n.nspname, o.collname), o.collowner, NULL,
-      concat_ws(', ', o.collprovider, o.collisdeterministic, o.collencoding, o.collcollate, o.collctype, coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale'), to_jsonb(o) ->> 'collicurules')
-    FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 'conversion', 'pg_conversion', o.oid, format('%%I.%%I', n.nspname, o.conname), o.conowner, NULL, concat_ws(', ', o.conforencoding, o.contoencoding, o.conproc::oid::regprocedure, o.condefault)
     FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'text search configuration', 'pg_ts_config', o.oid, format('%%I.%%I', n.nspname, o.cfgname), o.cfgowner, NULL,
-      concat_ws('; ', (SELECT prsname FROM pg_ts_parser WHERE oid = o.cfgparser),
-        (SELECT string_agg(concat_ws(' ', m.maptokentype, m.mapdict::regdictionary), ', ' ORDER BY m.maptokentype, m.mapseqno) FROM pg_ts_config_map m WHERE m.mapcfg = o.oid))
-    FROM pg_ts_config o JOIN pg_namespace n ON n.oid = o.cfgnamespace WHERE n.nspname = ANY(%(schemas)s)
-  UNION ALL SELECT 'text search dictionary', 'pg_ts_dict', o.oid, format('%%I.%%I', n.nspname, o.dictname), o.dictowner, NULL, concat_ws(', ', (SELECT tmplname FROM pg_ts_template WHERE oid = o.dicttemplate), o.dictinitoption)
-    FROM pg_ts_dict o JOIN pg_namespace n ON n.oid = o.dictnamespace WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 'text search parser', 'pg_ts_parser', o.oid, format('%%I.%%I', n.nspname, o.prsname), NULL, NULL,
       concat_ws(', ', o.prsstart::oid::regprocedure, o.prstoken::oid::regprocedure, o.prsend::oid::regprocedure, o.prsheadline::oid::regprocedure, o.prslextype::oid::regprocedure)
     FROM pg_ts_parser o JOIN pg_namespace n ON n.oid = o.prsnamespace WHERE n.nspname = ANY(%(schemas)s)
@@ -85,11 +67,6 @@ _FOREIGN: LiteralString = """
 """
 
 _ON_TABLES: LiteralString = """
-  UNION ALL SELECT 'rule', 'pg_rewrite', r.oid, format('%%I.%%I.%%I', n.nspname, c.relname, r.rulename), NULL, NULL, CASE r.ev_enabled WHEN 'O' THEN '' ELSE r.ev_enabled::text || ' ' END || pg_get_ruledef(r.oid)
-    FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s) AND r.rulename <> '_RETURN'
-  UNION ALL SELECT 'extended statistics', 'pg_statistic_ext', o.oid, format('%%I.%%I', n.nspname, o.stxname), o.stxowner, NULL,
-      concat_ws(' ', nullif(coalesce(to_jsonb(o) ->> 'stxstattarget', '-1'), '-1'), pg_get_statisticsobjdef(o.oid))
-    FROM pg_statistic_ext o JOIN pg_namespace n ON n.oid = o.stxnamespace WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 'special NOT NULL constraint', 'pg_constraint', o.oid, format('%%I.%%I.%%I', n.nspname, c.relname, o.conname), NULL, NULL, pg_get_constraintdef(o.oid)
     FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = ANY(%(schemas)s) AND o.contype = 'n' AND c.relkind IN ('r', 'p') AND (NOT o.convalidated OR o.connoinherit)

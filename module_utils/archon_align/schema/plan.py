@@ -42,6 +42,10 @@ _FAMILY = dict.fromkeys(("smallint", "integer", "bigint", "numeric"), "number") 
 _WORD = re.compile(r"\w+")
 
 
+# Nothing that is stored hangs on these, so that one that differs is dropped and made again.
+_MADE_ANEW = frozenset({Kind.AGGREGATE, Kind.CAST, Kind.STATISTICS, Kind.RULE})
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaPlan:
     """`statements` in order, guards among them. With anything in `refused`, nothing may be executed.
@@ -217,6 +221,7 @@ def _choose(draft: Draft) -> None:
             or (key.kind is Kind.INDEX and aspects - {"clustered", "statistics"})
             or (key.kind is Kind.MATVIEW and aspects != {"populated"})
             or (key.kind is Kind.TRIGGER and aspects != {"enabled"})
+            or key.kind in _MADE_ANEW
             or (isinstance(value, View) and key.kind is Kind.VIEW and not _replaceable(draft, value))
             or (isinstance(value, Function) and not _compatible(draft, value))
         )
@@ -347,7 +352,7 @@ def _require_ownership(draft: Draft) -> None:
     ):
         value = draft.decided.whole.objects.get(key)
         owned = value.table if isinstance(value, Index) else key
-        if key.kind in (Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY):
+        if key.kind in (Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY, Kind.RULE):
             owned = key.table
         owner = draft.current.owners.get(owned)
         if owner is not None and owner not in draft.current.my_roles and owned.kind is not Kind.SCHEMA:

@@ -235,7 +235,7 @@ WITH held AS (
   WHERE n.nspname = ANY(%(schemas)s) AND a.attacl IS NOT NULL AND NOT a.attisdropped
   UNION ALL SELECT 1255, p.oid, 0, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(schemas)s)
   UNION ALL SELECT 1247, t.oid, 0, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner)) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-  WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype IN ('e', 'd') OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+  WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
   UNION ALL SELECT 2615, n.oid, 0, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner)) FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)
 )
 SELECT h.class, h.oid::bigint, h.sub::int, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee)::text END AS role, x.privilege_type::text AS privilege, x.is_grantable AS grantable
@@ -251,7 +251,7 @@ WHERE n.nspname IS NULL OR n.nspname = ANY(%(schemas)s)
 
 COMMENTS: LiteralString = """
 SELECT classoid::bigint AS class, objoid::bigint AS oid, objsubid AS sub, description AS text FROM pg_description
-WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2606, 2620, 3256, 2615) AND %(schemas)s::text[] IS NOT NULL
+WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2606, 2620, 3256, 2615, 2605, 2617, 2618, 3381, 3456, 3600, 3602) AND %(schemas)s::text[] IS NOT NULL
 """
 
 DEPENDS: LiteralString = """

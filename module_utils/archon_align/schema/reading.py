@@ -29,7 +29,8 @@ class Class(IntEnum):
 
 class Reading:
     """One reading of `schemas` through `session`. `keys` maps (catalogue, oid, column number) to what was found there;
-    `inner` does so for columns of views and composites, which are no objects of their own; `told` maps (catalogue, oid) to
+    `inner` does so for columns of views and composites, which are no objects of their own, `faces` for what comes and goes
+    with an object; `told` maps (catalogue, oid) to
     the name of what is told of but not modelled."""
 
     def __init__(self, session: Session, schemas: tuple[str, ...]) -> None:
@@ -39,6 +40,7 @@ class Reading:
         self.owners: dict[Key, str] = {}
         self.keys: dict[tuple[int, int, int], Key] = {}
         self.inner: dict[tuple[int, int], Key] = {}
+        self.faces: dict[tuple[int, int, int], Key] = {}
         self.told: dict[tuple[int, int], str] = {}
         self.portable = Portable(())
 
@@ -48,7 +50,7 @@ class Reading:
     def tuples(self, query: Any) -> list[tuple[Any, ...]]:
         return self.session.tuples(query, {"schemas": list(self.schemas)})
 
-    def add(self, value: Object, row: Row, catalog: Class, owner: str | None = None) -> None:
+    def add(self, value: Object, row: Row, catalog: int, owner: str | None = None) -> None:
         self.objects[value.key] = value
         self.keys[catalog, row["oid"], 0] = value.key
         if owner is not None:

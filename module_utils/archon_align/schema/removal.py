@@ -69,7 +69,7 @@ def _remove(draft: Draft, key: Key) -> None:
     if key.kind is Kind.COLUMN and table in draft.protected:
         draft.refuse("protected_table", key, "its table is protected: none of its columns is ever dropped")
         return
-    inherited = key.kind is Kind.COLUMN and (len(draft.closure.with_children(key)) > 1 or whole.parents_of(key))
+    inherited = key.kind is Kind.COLUMN and (len(draft.current.with_heirs(key)) > 1 or whole.parents_of(key))
     if inherited:
         draft.refuse("in_the_way", key, "it is inherited, and would have to be dropped with all its kin")
         return

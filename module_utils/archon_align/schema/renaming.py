@@ -26,6 +26,7 @@ from .model import (
     Key,
     Kind,
     Object,
+    Other,
     Policy,
     Sequence,
     Table,
@@ -33,7 +34,7 @@ from .model import (
 )
 
 STALE = "\ue000stale\ue001"
-_ON_TABLE = frozenset({Kind.TABLE, Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY})
+_ON_TABLE = frozenset({Kind.TABLE, Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.RULE, Kind.POLICY})
 _WORD = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _TOKENS = re.compile(rf"(?P<skip>'(?:[^']|'')*'|::\s*{_WORD})|(?P<chain>{_WORD}(?:\.{_WORD})*)(?P<call>\s*\()?")
 _KEYWORDS = frozenset({*COL_NAME_KEYWORDS, *RESERVED_KEYWORDS, *TYPE_FUNC_NAME_KEYWORDS})
@@ -67,7 +68,7 @@ class _Renaming:
         self.labels = renames.labels
         self.given = dict(renames.columns)
         self.sequences: dict[Key, str] = {}
-        self.columns = {child: to for key, to in self.given.items() for child in self._with_heirs(key)}
+        self.columns = {child: to for key, to in self.given.items() for child in found.with_heirs(key)}
         self.sequences = self._sequences(desired)
         # Whose texts may speak of what is renamed.
         self.touched = {key.table for key in self.columns} | set(self.tables)
@@ -77,14 +78,6 @@ class _Renaming:
             for column in found.dependents.get(enum, ())
             if column.kind is Kind.COLUMN
         }  # fmt: skip
-
-    def _with_heirs(self, column: Key) -> list[Key]:
-        found, pending = [], [column.table]
-        while pending:
-            table = pending.pop()
-            found.append(Key(Kind.COLUMN, table.schema, table.name, column.part))
-            pending += [key for key in self.found.dependents.get(table, ()) if key.kind is Kind.TABLE]
-        return found
 
     def _sequences(self, desired: Catalog) -> dict[Key, str]:
         """A serial's sequence goes by DEV's name too, so that it keeps its position."""
@@ -214,7 +207,7 @@ class _Renaming:
             needed.add(value.key)
         touched = {key.table if key.kind in _ON_TABLE else key for key in needed} & self.touched
         local = {key.part: to for key, to in self.columns.items() if key.table == own}
-        if isinstance(value, (View, Function)):
+        if isinstance(value, (View, Function, Other)):
             return (lambda text: STALE + text) if touched or needed & set(self.labels) else None
         if isinstance(value, Policy) and touched - {own}:
             return lambda text: STALE + text

@@ -10,7 +10,7 @@ from ..errors import AlignError
 from ..findings import Finding
 from .compare import Comparison, Difference, compare
 from .making import extensions_of
-from .model import PUBLIC, Catalog, Column, Grant, Index, Key, Kind, Object, Sequence, Table
+from .model import CALLED, PUBLIC, Catalog, Column, Grant, Index, Key, Kind, Object, Other, Sequence, Table
 
 GRANT, COMMENT, ANY = "grant", "comment", "*"
 _ALIASES = {
@@ -24,7 +24,7 @@ _PARTS = frozenset({Kind.DEFAULT, Kind.DOMAIN_CONSTRAINT})
 KINDS = (*(str(kind) for kind in Kind if kind not in _PARTS), GRANT, COMMENT, ANY)
 _VIEWS = frozenset({Kind.VIEW, Kind.MATVIEW})
 _HOMES = (Kind.TABLE, Kind.VIEW, Kind.MATVIEW, Kind.COMPOSITE)
-_ON_TABLES = frozenset({Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.POLICY})
+_ON_TABLES = frozenset({Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.RULE, Kind.POLICY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Pattern:
         if self.kind not in (ANY, facet or str(key.kind)):
             return False
         names = {key.qualified, key.part or key.name}
-        if key.kind is Kind.FUNCTION:
+        if key.kind in CALLED:
             names = {key.qualified, f"{key.schema}.{key.name}", key.name}
         return any(fnmatchcase(name, self.name) for name in names)
 
@@ -171,6 +171,8 @@ class _Narrowing:
         value = self.desired.objects.get(key) or self.current.objects.get(key)
         if isinstance(value, Index):
             return value.table
+        if isinstance(value, Other):
+            return value.relation
         if isinstance(value, Sequence) and value.owned_by is not None:
             return value.owned_by.table
         return None

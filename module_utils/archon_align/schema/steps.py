@@ -13,10 +13,13 @@ from .model import Key, Kind
 _RANK = {
     Kind.SCHEMA: 0, Kind.EXTENSION: 1, Kind.ENUM: 2, Kind.DOMAIN: 2, Kind.COMPOSITE: 2, Kind.SEQUENCE: 3, Kind.TABLE: 4,
     Kind.COLUMN: 5, Kind.DEFAULT: 6, Kind.FUNCTION: 7, Kind.CONSTRAINT: 8, Kind.INDEX: 9, Kind.VIEW: 11, Kind.MATVIEW: 12,
-    Kind.TRIGGER: 13, Kind.POLICY: 14, Kind.DOMAIN_CONSTRAINT: 3,
+    Kind.TRIGGER: 13, Kind.POLICY: 14, Kind.DOMAIN_CONSTRAINT: 3, Kind.COLLATION: 2, Kind.RANGE: 2, Kind.DICTIONARY: 2,
+    Kind.CONFIGURATION: 2, Kind.AGGREGATE: 7, Kind.STATISTICS: 9, Kind.RULE: 15,
+    # As soon as their functions are there: no expression that uses one is known to need it.
+    Kind.OPERATOR: 1, Kind.CAST: 1,
 }  # fmt: skip
 FOREIGN_KEY_RANK = 10
-LATE_RANK = 15
+LATE_RANK = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,14 @@ _ROW_BYTES = 100  # taken for a table whose rows the server never counted
 
 
 def comments(reading: Reading) -> dict[Key, str]:
-    found = ((reading.attached_to(row), row["text"]) for row in reading.rows(queries.COMMENTS))
-    return {key: text for key, text in found if key is not None and key.kind is not Kind.DEFAULT}
+    found = {}
+    for row in reading.rows(queries.COMMENTS):
+        key = reading.attached_to(row)
+        # The query of a view is no object of its own.
+        query = key is not None and row["class"] == Class.REWRITE and key.kind is not Kind.RULE
+        if key is not None and key.kind is not Kind.DEFAULT and not query:
+            found[key] = row["text"]
+    return found
 
 
 def grants(reading: Reading) -> dict[Key, frozenset[Grant]]:
@@ -89,7 +95,7 @@ def dependencies(reading: Reading) -> Dependencies:
     found: dict[Key, set[Key]] = {}
     needs: dict[Key, set[str]] = {}
     strangers: dict[tuple[int, int, int], set[Key]] = {}
-    keys = reading.keys
+    keys = reading.keys | reading.faces
     for line in reading.tuples(queries.DEPENDS):
         place, normal = line[:3], line[6]
         one, other = keys.get(place), keys.get(line[3:6])
@@ -111,13 +117,13 @@ def dependencies(reading: Reading) -> Dependencies:
 
 
 def _vanishes(reading: Reading, catalog: int, other: Key) -> bool:
-    """Would it go without a word if `other` were dropped to be made anew? A table's rules and statistics stay with it."""
-    if catalog not in (Class.REWRITE, Class.STATISTIC):
+    """Would statistics of another schema go without a word if `other` were dropped to be made anew?"""
+    if catalog != Class.STATISTIC:
         return False
     table = reading.objects.get(other.table) if other.kind is Kind.COLUMN else None
     if isinstance(table, Table):
-        return catalog == Class.STATISTIC and table.columns[other.part].generated != ""
-    return other.kind in (Kind.VIEW, Kind.MATVIEW)
+        return table.columns[other.part].generated != ""
+    return other.kind is Kind.MATVIEW
 
 
 def _described(reading: Reading, strangers: dict[tuple[int, int, int], set[Key]]) -> dict[Key, tuple[str, ...]]:

@@ -65,7 +65,8 @@ def _comment(text: str) -> str:
     return "\n".join(f"-- {line}" for line in readable(text).splitlines())
 
 
-def _statement_json(one: Statement) -> dict[str, Any]:
+def statement_json(one: Statement) -> dict[str, Any]:
+    """A statement as plan.json and the command show it; `seconds` is None for what takes no time to speak of."""
     return {
         "sql": one.sql,
         "object": one.object,
@@ -83,14 +84,14 @@ def locks(plan: SchemaPlan) -> dict[str, dict[str, Any]]:
 def as_json(plan: SchemaPlan) -> dict[str, Any]:
     """The plan with string keys and JSON types only."""
     return {
-        "statements": [_statement_json(one) for one in plan.statements],
+        "statements": [statement_json(one) for one in plan.statements],
         "stages": [
             {
                 "name": stage.name,
                 "object": str(stage.key),
                 "seconds": stage.seconds,
                 "locks": {str(table): mode.value for table, mode in sorted(stage.locks.items())},
-                "statements": [_statement_json(one) for one in stage.statements],
+                "statements": [statement_json(one) for one in stage.statements],
             }
             for stage in plan.stages
         ],

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from archon_align.database.session import Session
 from archon_align.embedded.server import EmbeddedServer
+from archon_align.plan import Statement
 from schema_worlds import Side, World, held, make_database, prepare
 
 _numbers = itertools.count()
@@ -36,3 +38,22 @@ def make_world(sides: tuple[Side, Side], tmp_path: Path) -> Callable[..., World]
         return World(dev, prod, (name,), tmp_path / "artifacts")
 
     return make
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Session], None]], None]:
+    """Call with words and an action: the action comes before the first planned statement with these words."""
+    real = Session.apply
+
+    def hook(words: str, action: Callable[[Session], None]) -> None:
+        done: list[None] = []
+
+        def apply(session: Session, statement: Statement) -> int:
+            if words in statement.sql and not done:
+                done.append(None)
+                action(session)
+            return real(session, statement)
+
+        monkeypatch.setattr(Session, "apply", apply)
+
+    return hook

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from archon_align.context import Context, Run
@@ -15,6 +16,7 @@ from archon_align.database.target import Target
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.outcome import PhaseOutcome
 from archon_align.schema import phase
+from archon_align.schema.decisions import Decisions
 from psycopg import sql
 
 RUN_ID = "20260101-000000-abcdef"
@@ -152,6 +154,22 @@ class World:
 
     def align(self, *, check: bool = False, protected: tuple[str, ...] = (), credentials: bool = False) -> PhaseOutcome:
         return phase.run(self.context(check=check, protected=protected), phase.Options(credentials=credentials))
+
+
+def placed(value: Any, schema: str) -> Any:
+    """`«s»` as the world's schema with SQL quoting, `«S»` as findings print it."""
+    if isinstance(value, dict):
+        return {placed(key, schema): placed(one, schema) for key, one in value.items()}
+    if isinstance(value, list):
+        return [placed(one, schema) for one in value]
+    return str(value).replace("«s»", '"' + schema.replace('"', '""') + '"').replace("«S»", schema)
+
+
+def decide(
+    world: World, decisions: dict[str, Any], *, check: bool = False, protected: tuple[str, ...] = ()
+) -> PhaseOutcome:
+    options = phase.Options(credentials=False, decisions=Decisions.parse(placed(decisions, world.schema)))
+    return phase.run(world.context(check=check, protected=protected), options)
 
 
 def held(dsn: str) -> Iterator[psycopg.Connection]:

@@ -37,25 +37,6 @@ PLANS = {
 }
 
 
-@pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Session], None]], None]:
-    """Call with words and an action: the action comes before the first planned statement with these words."""
-    real = Session.apply
-
-    def hook(words: str, action: Callable[[Session], None]) -> None:
-        done: list[None] = []
-
-        def apply(session: Session, statement: Statement) -> int:
-            if words in statement.sql and not done:
-                done.append(None)
-                action(session)
-            return real(session, statement)
-
-        monkeypatch.setattr(Session, "apply", apply)
-
-    return hook
-
-
 def killed_before(world: World, number: int, options: phase.Options) -> None:
     """Run in a process of its own, which is killed before planned statement `number` (from 0); wait until the server knows."""
     child = os.fork()

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 from archon_align.errors import AlignError
-from archon_align.outcome import PhaseOutcome
-from archon_align.schema import phase
-from archon_align.schema.decisions import Decisions
-from schema_worlds import World
+from schema_worlds import World, decide
 
 
 @dataclass(frozen=True)
 class Case:
-    """`decisions` speak of schema `s`, which stands for the world's own. `keeps` are asked on PROD afterwards."""
+    """`decisions` speak of schema `«s»`, which stands for the world's own. `keeps` are asked on PROD afterwards."""
 
     name: str
     dev: str
@@ -36,7 +33,7 @@ CASES = [
         """CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL, n int, CONSTRAINT k CHECK (length(name) > 0));
         CREATE INDEX i ON t (lower(name)) WHERE name <> ''; CREATE VIEW v AS SELECT id, name FROM t;
         ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (name <> 'x'); INSERT INTO t VALUES (1, 'ä', 2), (2, 'b', NULL);""",
-        {"renames": [{"kind": "column", "from": "s.t.name", "to": "full näme"}]},
+        {"renames": [{"kind": "column", "from": "«s».t.name", "to": "full näme"}]},
         refused="rows_in_the_way",
         keeps={"""SELECT string_agg("full näme", ',' ORDER BY id) FROM v""": "ä,b"},
     ),
@@ -47,7 +44,7 @@ CASES = [
         """CREATE TABLE t (id serial PRIMARY KEY, a int); CREATE TABLE c (t int REFERENCES t ON DELETE CASCADE);
         CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
         INSERT INTO t (a) VALUES (7), (8), (9); DELETE FROM t WHERE a = 9; INSERT INTO c VALUES (1), (2);""",
-        {"renames": [{"kind": "table", "from": "s.t", "to": 'new "name'}]},
+        {"renames": [{"kind": "table", "from": "«s».t", "to": 'new "name'}]},
         keeps={
             """INSERT INTO "new ""name" (a) VALUES (1) RETURNING id""": 4,
             """SELECT sum(a) FROM "new ""name" """: 16,
@@ -60,8 +57,8 @@ CASES = [
         "CREATE TABLE a (id int PRIMARY KEY, x int NOT NULL); INSERT INTO a SELECT n, n * 3 FROM generate_series(1, 9) n;",
         {
             "renames": [
-                {"kind": "table", "from": "s.a", "to": "b"},
-                {"kind": "column", "from": "column s.a.x", "to": "y"},
+                {"kind": "table", "from": "«s».a", "to": "b"},
+                {"kind": "column", "from": "column «s».a.x", "to": "y"},
             ]
         },
         keeps={"SELECT sum(y)::text FROM b": "135.00"},
@@ -70,7 +67,7 @@ CASES = [
         "an inherited column is renamed with its heirs",
         "CREATE TABLE p (id int, b int NOT NULL DEFAULT 1); CREATE TABLE c () INHERITS (p);",
         "CREATE TABLE p (id int, a int NOT NULL DEFAULT 1); CREATE TABLE c () INHERITS (p); INSERT INTO c VALUES (1, 5); INSERT INTO p VALUES (2, 6);",
-        {"renames": [{"kind": "column", "from": "s.p.a", "to": "b"}]},
+        {"renames": [{"kind": "column", "from": "«s».p.a", "to": "b"}]},
         keeps={"SELECT sum(b) FROM p": 11},
     ),
     Case(
@@ -78,7 +75,7 @@ CASES = [
         "CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE TABLE t (id int PRIMARY KEY, m mood DEFAULT 'fine', CHECK (m <> 'sad' OR id > 0));",
         """CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood DEFAULT 'ok', CHECK (m <> 'sad' OR id > 0));
         INSERT INTO t VALUES (1, 'ok'), (2, 'sad'), (3, NULL);""",
-        {"renames": [{"kind": "label", "from": "s.mood", "label": "ok", "to": "fine"}]},
+        {"renames": [{"kind": "label", "from": "«s».mood", "label": "ok", "to": "fine"}]},
         keeps={"SELECT string_agg(m::text, ',' ORDER BY id) FROM t": "fine,sad"},
     ),
     Case(
@@ -89,7 +86,7 @@ CASES = [
         """CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.updated = 'touched'; RETURN NEW; END $$;
         CREATE TABLE t (id int PRIMARY KEY, a text, updated text); CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION touch();
         INSERT INTO t SELECT n, 'A' || n, 'never' FROM generate_series(1, 9) n;""",
-        {"backfills": {"s.t.b": "lower(a) || '%s'"}},
+        {"backfills": {"«s».t.b": "lower(a) || '%s'"}},
         refused="rows_in_the_way",
         keeps={"SELECT count(*) FROM t WHERE b = lower(a) || '%s' AND updated = 'never'": 9},
     ),
@@ -97,7 +94,7 @@ CASES = [
         "NULLs are filled, and remembered",
         "CREATE TABLE t (id int PRIMARY KEY, a bigint NOT NULL);",
         "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 10), (2, NULL);",
-        {"backfills": {"s.t.a": "id * -1"}},
+        {"backfills": {"«s».t.a": "id * -1"}},
         refused="nulls_in_the_way",
         keeps={"SELECT sum(a) FROM t": 8, "SELECT count(*) FROM archon_quarantine.t__a WHERE a IS NULL AND id = 2": 1},
     ),
@@ -105,7 +102,7 @@ CASES = [
         "text is shortened as decided, and kept whole",
         "CREATE TABLE t (id int PRIMARY KEY, a varchar(3)); CREATE VIEW v AS SELECT id, a FROM t;",
         "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE VIEW v AS SELECT id, a FROM t; INSERT INTO t VALUES (1, 'long text'), (2, 'ab'), (3, NULL);",
-        {"conversions": {"s.t.a": "left(a, 3)"}},
+        {"conversions": {"«s».t.a": "left(a, 3)"}},
         refused="type_change_loses",
         keeps={
             "SELECT string_agg(a, ',' ORDER BY id) FROM v": "lon,ab",
@@ -118,7 +115,7 @@ CASES = [
         CREATE VIEW v AS SELECT m FROM t WHERE m = 'fine';""",
         """CREATE TYPE mood AS ENUM ('sad', 'meh', 'fine'); CREATE TABLE t (id int PRIMARY KEY, m mood DEFAULT 'sad', l mood[], extra mood DEFAULT 'meh');
         CREATE VIEW v AS SELECT m FROM t WHERE m = 'fine'; INSERT INTO t VALUES (1, 'meh', '{meh,fine}', 'meh'), (2, 'fine', NULL, NULL);""",
-        {"label_remaps": {"s.mood": {"meh": "sad"}}},
+        {"label_remaps": {"«s».mood": {"meh": "sad"}}},
         keeps={
             "SELECT string_agg(m::text, ',' ORDER BY id) FROM t": "sad,fine",
             "SELECT l::text || extra::text FROM t WHERE id = 1": "{sad,fine}sad",
@@ -128,26 +125,6 @@ CASES = [
         only_in_prod=1,
     ),
 ]
-
-
-def _in_schema(value: Any, schema: str) -> Any:
-    """Names of schema `s` as names of the world's own, with SQL quoting because its name has spaces and quotes."""
-    quoted = '"' + schema.replace('"', '""') + '"'
-    if isinstance(value, dict):
-        return {_in_schema(key, schema): _in_schema(one, schema) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_in_schema(one, schema) for one in value]
-    kind, space, name = (
-        str(value).rpartition(" ") if str(value).startswith(("column ", "table ")) else ("", "", str(value))
-    )
-    return f"{kind}{space}{quoted}.{name[2:]}" if name.startswith("s.") else value
-
-
-def decide(
-    world: World, decisions: dict[str, Any], *, check: bool = False, protected: tuple[str, ...] = ()
-) -> PhaseOutcome:
-    options = phase.Options(credentials=False, decisions=Decisions.parse(_in_schema(decisions, world.schema)))
-    return phase.run(world.context(check=check, protected=protected), options)
 
 
 @pytest.mark.parametrize("protected", [(), ("t", "a", "p", "c")], ids=["", "protected"])
@@ -181,10 +158,10 @@ def test_a_decision(case: Case, protected: tuple[str, ...], make_world: Callable
 @pytest.mark.parametrize(
     ("decisions", "problem"),
     [
-        ({"backfills": {"s.t.b": "no_such_column"}}, 'column "no_such_column" does not exist'),
-        ({"backfills": {"s.t.b": "CASE WHEN id < 2 THEN 'x' END"}}, "the backfill gives NULL: 1 row (id=2)"),
-        ({"backfills": {"s.t.b": "a"}}, "the backfill gives NULL: 1 row (id=2)"),
-        ({"conversions": {"s.t.n": "a"}}, "invalid input syntax for type integer"),
+        ({"backfills": {"«s».t.b": "no_such_column"}}, 'column "no_such_column" does not exist'),
+        ({"backfills": {"«s».t.b": "CASE WHEN id < 2 THEN 'x' END"}}, "the backfill gives NULL: 1 row (id=2)"),
+        ({"backfills": {"«s».t.b": "a"}}, "the backfill gives NULL: 1 row (id=2)"),
+        ({"conversions": {"«s».t.n": "a"}}, "invalid input syntax for type integer"),
     ],
 )  # fmt: skip
 def test_a_decision_that_would_not_do_is_refused_beforehand(
@@ -205,11 +182,11 @@ def test_a_decision_that_would_not_do_is_refused_beforehand(
 @pytest.mark.parametrize(
     "decisions",
     [
-        {"renames": [{"kind": "column", "from": "s.t.a", "to": "nowhere"}]},
-        {"renames": [{"kind": "column", "from": "s.t.a", "to": "n"}]},
-        {"label_remaps": {"s.mood": {"sad": "fine"}}},
-        {"label_remaps": {"s.mood": {"meh": "none"}}},
-        {"shapes": {"s.t": {"columns": {"nowhere": "a"}}}},
+        {"renames": [{"kind": "column", "from": "«s».t.a", "to": "nowhere"}]},
+        {"renames": [{"kind": "column", "from": "«s».t.a", "to": "n"}]},
+        {"label_remaps": {"«s».mood": {"sad": "fine"}}},
+        {"label_remaps": {"«s».mood": {"meh": "none"}}},
+        {"shapes": {"«s».t": {"columns": {"nowhere": "a"}}}},
     ],
 )
 def test_a_decision_that_cannot_be_meant_is_an_error(
@@ -226,7 +203,9 @@ def test_a_decision_that_cannot_be_meant_is_an_error(
 
 def test_a_decision_about_nothing_is_told(make_world: Callable[..., World]) -> None:
     world = make_world("CREATE TABLE t (id int);", "CREATE TABLE t (id int);")
-    outcome = decide(world, {"renames": [{"kind": "table", "from": "s.tt", "to": "t"}], "backfills": {"s.t.c": "1"}})
+    outcome = decide(
+        world, {"renames": [{"kind": "table", "from": "«s».tt", "to": "t"}], "backfills": {"«s».t.c": "1"}}
+    )
     assert outcome.status == "aligned"
     assert [one.object.rpartition(".")[2] for one in outcome.findings if one.code == "decision_without_object"] == [
         "tt",

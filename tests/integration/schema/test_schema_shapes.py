@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from archon_align.database.session import open_session
-from archon_align.outcome import PhaseOutcome
 from archon_align.report.protected import proofs_of, protected_section, reshaped
-from archon_align.schema import phase
-from archon_align.schema.decisions import Decisions
 from archon_align.validate import state
-from schema_worlds import World
+from schema_worlds import World, decide
 
 AGAIN = "DROP SCHEMA IF EXISTS archon_quarantine CASCADE"
 
@@ -31,22 +28,6 @@ class Case:
     refused: str = "rows_in_the_way"
     keeps: dict[str, object] = field(default_factory=dict)
     only_in_prod: int = 0
-
-
-def placed(value: Any, schema: str) -> Any:
-    """`«s»` as the world's schema with SQL quoting, `«S»` as findings print it."""
-    if isinstance(value, dict):
-        return {placed(key, schema): placed(one, schema) for key, one in value.items()}
-    if isinstance(value, list):
-        return [placed(one, schema) for one in value]
-    return str(value).replace("«s»", '"' + schema.replace('"', '""') + '"').replace("«S»", schema)
-
-
-def decide(
-    world: World, decisions: dict[str, Any], *, check: bool = False, protected: tuple[str, ...] = ()
-) -> PhaseOutcome:
-    options = phase.Options(credentials=False, decisions=Decisions.parse(placed(decisions, world.schema)))
-    return phase.run(world.context(check=check, protected=protected), options)
 
 
 def shapes(**tables: dict[str, str]) -> dict[str, Any]:

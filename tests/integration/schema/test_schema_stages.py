@@ -14,7 +14,6 @@ import pytest
 from archon_align.database.session import Session
 from archon_align.errors import LockLost
 from archon_align.outcome import PhaseOutcome
-from archon_align.plan import Statement
 from archon_align.schema import outside, phase
 from archon_align.schema.decisions import Decisions
 from psycopg import sql
@@ -45,25 +44,6 @@ def user(world: World, **options: Any) -> psycopg.Connection:
     connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(world.schema)))
     connection.autocommit = False
     return connection
-
-
-@pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Session], None]], None]:
-    """Call with words and an action: the action comes before the first planned statement with these words."""
-    real = Session.apply
-
-    def hook(words: str, action: Callable[[Session], None]) -> None:
-        done: list[None] = []
-
-        def apply(session: Session, statement: Statement) -> int:
-            if words in statement.sql and not done:
-                done.append(None)
-                action(session)
-            return real(session, statement)
-
-        monkeypatch.setattr(Session, "apply", apply)
-
-    return hook
 
 
 EVERYTHING = """
