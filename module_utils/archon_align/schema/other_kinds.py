@@ -115,7 +115,8 @@ _OUTSIDE: LiteralString = f"""
         FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = ANY(%(schemas)s) AND t.typacl IS NOT NULL
       UNION ALL SELECT quote_ident(n.nspname), n.nspowner, n.nspacl, 'n' FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s) AND n.nspacl IS NOT NULL
     ) o CROSS JOIN LATERAL aclexplode(acldefault(o.type, o.owner)) d
-    WHERE d.grantee = o.owner AND d.privilege_type <> 'MAINTAIN' AND NOT EXISTS (SELECT FROM aclexplode(o.acl) x WHERE x.grantee = o.owner AND x.privilege_type = d.privilege_type) GROUP BY o.name
+    WHERE EXISTS (SELECT FROM unnest(acldefault(o.type, o.owner)) whole WHERE NOT o.acl @> whole) -- which is soon told, and rare
+      AND d.grantee = o.owner AND d.privilege_type <> 'MAINTAIN' AND NOT EXISTS (SELECT FROM aclexplode(o.acl) x WHERE x.grantee = o.owner AND x.privilege_type = d.privilege_type) GROUP BY o.name
   UNION ALL SELECT 'comment on an extension', 'pg_class', 0, quote_ident(x.extname), NULL, NULL, md5(d.description)
     FROM pg_extension x JOIN pg_description d ON d.classoid = 'pg_extension'::regclass AND d.objoid = x.oid
 """

@@ -21,7 +21,7 @@ def _names(numbers: LiteralString, relation: LiteralString) -> LiteralString:
     """The names of a key's columns in its order. Nearly all keys have one, and need nothing sorted."""
     here = "pg_attribute a WHERE a.attrelid = " + relation + " AND a.attnum = " + numbers + "[1]"
     return (
-        "CASE WHEN cardinality(" + numbers + ") = 1 AND " + numbers + "[1] <> 0 THEN ARRAY[(SELECT a.attname::text FROM " + here + ")]"
+        "CASE WHEN " + numbers + " IS NULL THEN '{}' WHEN cardinality(" + numbers + ") = 1 AND " + numbers + "[1] <> 0 THEN ARRAY[(SELECT a.attname::text FROM " + here + ")]"
         " ELSE ARRAY(SELECT a.attname::text FROM unnest(" + numbers + ") WITH ORDINALITY k(number, position)"
         " JOIN pg_attribute a ON a.attrelid = " + relation + " AND a.attnum = k.number ORDER BY k.position) END"
     )  # fmt: skip
