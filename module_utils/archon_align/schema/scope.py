@@ -42,6 +42,8 @@ class Pattern:
         if self.kind not in (ANY, facet or str(key.kind)):
             return False
         names = {key.qualified, key.part or key.name}
+        if key.part:
+            names.add(f"{key.name}.{key.part}")
         if key.kind in CALLED:
             names = {key.qualified, f"{key.schema}.{key.name}", key.name}
         return any(fnmatchcase(name, self.name) for name in names)

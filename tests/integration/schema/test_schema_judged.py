@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from archon_align.schema.model import Key, Kind
+from archon_align.schema.scope import Scope
 from hazard_cases import Bench, Case, Judged, expect
 from schema_worlds import Side
 
@@ -60,3 +62,10 @@ def test_hazard(case: Case, judged: dict[str, Judged], bench: Bench) -> None:
 def test_pg_dump_agrees(judged: dict[str, Judged], bench: Bench) -> None:
     """The witness that owes nothing to our inspection: whatever DEV's dump says of an aligned schema, PROD's says too."""
     assert bench.unequal() == []
+
+
+@pytest.mark.parametrize("pattern", ["column:t.a", "column:public.t.a", "column:a", "column:t.*", "*:?.a"])
+def test_a_column_is_left_out_however_it_is_named(pattern: str) -> None:
+    scope = Scope.parse(exclude=[pattern])
+    assert not scope.covers(Key(Kind.COLUMN, "public", "t", "a"))
+    assert scope.covers(Key(Kind.COLUMN, "public", "u2", "b"))
