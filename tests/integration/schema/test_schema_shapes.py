@@ -184,7 +184,7 @@ IN_THE_WAY = [
     ("CREATE POLICY p ON t AS RESTRICTIVE USING (b <> '');", "policy", "restrictive"),
     ("CREATE TABLE child () INHERITS (t);", "table", "inherits"),
     ("CREATE TABLE o (x t);", "table", "depends on it"),
-    ("CREATE AGGREGATE agg (t) (SFUNC = first, STYPE = int);", "table", "agg"),
+    ("CREATE OPERATOR ### (LEFTARG = int, RIGHTARG = t, FUNCTION = first);", "table", "###"),
 ]
 
 
@@ -192,7 +192,7 @@ IN_THE_WAY = [
 def test_what_only_the_old_shape_can_bear_is_named(
     prod: str, kind: str, why: str, make_world: Callable[..., World]
 ) -> None:
-    first = "CREATE FUNCTION first(int, t) RETURNS int LANGUAGE sql AS 'SELECT 1';" if "AGGREGATE" in prod else ""
+    first = "CREATE FUNCTION first(int, t) RETURNS int LANGUAGE sql AS 'SELECT 1';" if "first" in prod else ""
     world = make_world(
         "CREATE TABLE t (id int PRIMARY KEY, a text NOT NULL);",
         f"CREATE TABLE t (id int PRIMARY KEY, b text UNIQUE); {first} {prod} INSERT INTO t VALUES (1, 'x');",
