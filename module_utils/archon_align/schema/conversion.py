@@ -131,9 +131,10 @@ def way_there(old: Column, new: Column, current: Catalog) -> str:
     return _cast(current, old, new, ident(old.key.part), Writer(current.extension_schemas))
 
 
-def way_back(old: Column, new: Column, current: Catalog) -> str:
-    """The expression that turns a value of `new` into the one of `old` that it was: by it the change is proved."""
-    return _cast(current, new, old, ident(new.key.part), Writer(current.extension_schemas))
+def way_back(old: Column, new: Column, current: Catalog, value: str = "") -> str:
+    """The expression that turns a value of `new` (the column's, if none is given) into the one of `old` that it was: by it
+    the change is proved."""
+    return _cast(current, new, old, value or ident(new.key.part), Writer(current.extension_schemas))
 
 
 def in_proof(old: Column, value: str, current: Catalog) -> str:
@@ -195,7 +196,7 @@ def _cast(current: Catalog, old: Column, new: Column, value: str, writer: Writer
 def _misfit(old: Column, new: Column, column: str, current: Catalog, writer: Writer) -> str:
     domain = type_of(current, old)
     old_base, new_base = split(domain.base if isinstance(domain, Domain) else old.type)[0], split(new.type)[0]
-    if old_base in _NUMBERS and new_base in _RANGES and not (old.type + new.type).endswith("[]"):
+    if old_base in _NUMBERS and new_base in _RANGES and "[]" not in old.type + new.type:
         # Asked without a cast, which would fail on the first value out of range.
         limit = _RANGES[new_base]
         outside = f"{column} NOT BETWEEN {-limit} AND {limit - 1}"

@@ -8,7 +8,7 @@ from pglast import ast
 from pglast.parser import parse_sql, scan
 from pglast.visitors import Visitor
 
-from .conversion import type_of
+from .conversion import type_of, way_back
 from .draft import Draft
 from .model import Constraint, Domain, Index, Key
 from .widening import split
@@ -49,7 +49,7 @@ def as_before(draft: Draft, table: Key, statement: str) -> str:
     """A statement about `table` from PROD's definitions, in which columns that get a type of another kind are cast back."""
     found = draft.current.table(table)
     old = {
-        column.key.part: draft.writer.text(column.type)
+        column.key.part: column
         for column in (found.columns.values() if found is not None else ())
         if _apart(draft, column.key)
     }
@@ -63,7 +63,10 @@ def as_before(draft: Draft, table: Key, statement: str) -> str:
         # A table's name, a dot, the column's name: or the last alone.
         if names[-1] in old and names[:-1] in ((), (table.name,)):
             end = tokens[place_of[start] + 2 * (len(names) - 1)].end + 1
-            statement = f"{statement[:start]}CAST({statement[start:end]} AS {old[names[-1]]}){statement[end:]}"
+            column = old[names[-1]]
+            new = draft.desired.column(column.key) or column
+            back = way_back(column, new, draft.current, statement[start:end])
+            statement = f"{statement[:start]}{back}{statement[end:]}"
     return statement
 
 

@@ -52,6 +52,8 @@ CASES = [
          "CREATE TABLE t (id int PRIMARY KEY, r int4range, u int UNIQUE); INSERT INTO t VALUES (1, '[1,3)', 1), (2, '[5,7)', 2); CREATE TABLE c (x int); INSERT INTO c VALUES (77);"),
     Case("a key moves to other columns under a foreign key", "CREATE TABLE t (id int UNIQUE, a text, b uuid PRIMARY KEY DEFAULT gen_random_uuid()); CREATE TABLE c (x int REFERENCES t (id));", T + "CREATE TABLE c (x int REFERENCES t);" + ROWS + "INSERT INTO c VALUES (1);"),
     Case("a materialised view that only DEV has emptied is filled again", "CREATE TABLE t (id bigint); CREATE MATERIALIZED VIEW m AS SELECT id FROM t WITH NO DATA;", "CREATE TABLE t (id int); CREATE MATERIALIZED VIEW m AS SELECT id FROM t; INSERT INTO t VALUES (1); REFRESH MATERIALIZED VIEW m;", keeps={"SELECT id FROM m": 1}, unequal=("MATERIALIZED",)),
+    Case("a check that only PROD has over what no cast leads back from", "CREATE TABLE t (id int PRIMARY KEY, a text[]);", "CREATE TABLE t (id int PRIMARY KEY, a bigint CHECK (a > 0)); INSERT INTO t VALUES (1, NULL);", only_in_prod=("constraint",)),
+    Case("a number instead of an array of them", "CREATE TABLE t (id int PRIMARY KEY, a bigint);", "CREATE TABLE t (id int PRIMARY KEY, a int[]); INSERT INTO t VALUES (1, '{1}');", refused="type_change_loses"),
     Case("reserved and odd names widen", 'CREATE TABLE "Select" ("From" bigint PRIMARY KEY, "ünï 🎈" varchar(9), "a""b" int); CREATE VIEW "View" AS SELECT "From" FROM "Select";', 'CREATE TABLE "Select" ("From" int PRIMARY KEY, "ünï 🎈" varchar(5), "a""b" smallint); CREATE VIEW "View" AS SELECT "From" FROM "Select"; INSERT INTO "Select" VALUES (1, \'ü\', 3);'),
 ]  # fmt: skip
 
