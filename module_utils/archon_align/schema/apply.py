@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -78,7 +79,11 @@ def apply(
         session.execute("NOTIFY pgrst, 'reload schema'")
 
     def verify() -> None:
-        after = prove(session, reread_desired(), vector_indexes=plan.comparison.vector_indexes)
+        # Both at the same time: others wait for the locks.
+        with ThreadPoolExecutor(1) as second:
+            pending = second.submit(reread_desired)
+            now = inspect(session, plan.comparison.desired.schemas)
+            after = compare(pending.result(), now, vector_indexes=plan.comparison.vector_indexes)
         awaited = {pair for stage in plan.stages for pair in stage.awaits}
         surprising = [one for one in after.differences if one not in plan.left and (one.key, one.aspect) not in awaited]
         if surprising:
