@@ -15,8 +15,9 @@ options:
   include:
     description:
       - Align only what one of these patterns names, as C(kind:name), for example C(table:archon_*). Everything, when empty.
-      - The kind is one of schema, extension, enum, domain, composite type, sequence, function, table, column, constraint, index,
-        view, materialised view, trigger, policy, grant, comment, or C(*). A table stands for what lives on it, too.
+      - The kind is one of schema, extension, enum, domain, composite type, range type, sequence, function, aggregate, operator, cast,
+        collation, text search dictionary, text search configuration, table, column, constraint, index, extended statistics, view,
+        materialised view, trigger, rule, policy, grant, comment, or C(*). A table stands for what lives on it, too.
       - The name may have the wildcards C(*), C(?) and C([...]), and is compared with the qualified name and with the last part of it.
       - What is outside stays as it is, and is counted and named in a finding C(out_of_scope). What is inside but needs something
         that PROD lacks and that is outside is refused (C(needs_out_of_scope)).

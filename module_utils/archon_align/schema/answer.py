@@ -10,6 +10,7 @@ from typing import Any
 
 from ..findings import Finding
 from .compare import MISSING, UNMODELLED, Comparison, Difference
+from .decisions import VARIABLE
 from .grouped import Entry, grouped
 from .model import readable
 from .planning import Made
@@ -26,11 +27,15 @@ _OPTIONS = {
     "archon_connect_timeout": "--connect-timeout",
     "archon_statement_timeout": "--statement-timeout",
 }
-_VARIABLE = re.compile("|".join(_OPTIONS))
+# What is followed by a colon is a snippet for the file of --decisions, which takes it as it stands.
+_VARIABLE = re.compile(f"(?:{'|'.join(_OPTIONS)})(?!:)")
+_SNIPPET = f"{VARIABLE}:"
 
 
 def for_command(text: str) -> str:
     """Advice that names inventory variables, for somebody who has none."""
+    if _SNIPPET in text:
+        text = text.replace(" in the inventory", " in a file for --decisions")
     return _VARIABLE.sub(lambda match: _OPTIONS[match[0]], text)
 
 

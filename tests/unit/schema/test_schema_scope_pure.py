@@ -26,7 +26,7 @@ from archon_align.schema.model import (
     Sequence,
     Table,
 )
-from archon_align.schema.scope import Scope, narrow, within
+from archon_align.schema.scope import KINDS, Scope, narrow, within
 
 
 def catalog(*objects: object, **fields: object) -> Catalog:
@@ -224,7 +224,10 @@ def test_the_proof_sees_the_same_scope() -> None:
 
 
 def test_the_documented_choices_can_be_used() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "phases" / "2-schema.md").read_text()
+    root = Path(__file__).parents[3]
+    text = (root / "docs" / "phases" / "2-schema.md").read_text()
+    options = " ".join((root / "plugins" / "doc_fragments" / "archon_schema.py").read_text().split())
+    assert [kind for kind in KINDS if f"`{kind}`" not in text or kind not in options] == []
     found: dict[str, object] = {}
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         found |= yaml.safe_load(block)
