@@ -203,10 +203,21 @@ def open_session(
         "default_transaction_read_only": "on" if read_only else "off",
     }
     try:
-        session.rows(
-            "SELECT pg_catalog.set_config(name, value, false) FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) AS pinned(name, value)",
+        found = session.rows(
+            "SELECT pg_catalog.current_setting('default_transaction_read_only') AS before, pg_catalog.set_config(name, value, false)"
+            " FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) AS pinned(name, value)",
             (list(settings), list(settings.values())),
         )
+        # The last of the settings is the one that changes it: every row saw what the database or the role had set.
+        if not read_only and found[0]["before"] == "on":
+            raise AlignError(
+                f"{target.name} is set to be read only.",
+                object_name=f"{target.name} session",
+                expected="default_transaction_read_only = off, as it is before anything is set here",
+                found="on, by the server, the database or the role",
+                code="read_only_server",
+                remedy="Somebody wants it not to be written: ask why, then RESET default_transaction_read_only there and run again.",
+            )
         if read_only and session.value("SHOW default_transaction_read_only") != "on":
             raise AlignError(
                 "The read-only setting did not take effect.",

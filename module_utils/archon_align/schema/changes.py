@@ -30,6 +30,7 @@ from .model import (
 from .steps import Node
 
 _FIXED = ("partition key", "bound", "parents", "typed", "access method")
+_REACHES_OTHERS = "its rows would come into, or go out of, another table's"
 
 
 def change(draft: Draft, node: Node, value: Object, aspects: dict[str, Difference]) -> None:
@@ -138,11 +139,9 @@ def _table(draft: Draft, table: Table, aspects: dict[str, Difference]) -> list[S
     for aspect in _FIXED:
         if aspect in aspects:
             found = aspects[aspect]
-            draft.refuse(
-                "table_form",
-                key,
-                f"{aspect} is {found.current or 'none'}, on DEV {found.desired or 'none'}: the rows would have to be moved",
-            )
+            why = _REACHES_OTHERS if aspect in ("bound", "parents") else "the rows would have to be moved"
+            message = f"{aspect} is {found.current or 'none'}, on DEV {found.desired or 'none'}: {why}"
+            draft.refuse("table_form", key, message)
     if aspects.keys() - {"comment"} and any(not name.startswith("grant ") for name in aspects):
         draft.lock(key, LockMode.ALTER)
     if "row security" in aspects:
@@ -152,6 +151,9 @@ def _table(draft: Draft, table: Table, aspects: dict[str, Difference]) -> list[S
             draft.statement(f"{alter} FORCE ROW LEVEL SECURITY", key, f"row-level security of {key}, for its owner too")
         )
     if "persistence" in aspects:
+        if (answer := draft.evidence.against(key, "persistence")) is not None:
+            remedy = f"If they may be lost in a crash, ALTER TABLE {draft.writer.name(key)} SET UNLOGGED by hand; nothing was changed."
+            draft.refuse("rows_in_the_way", key, f"DEV's is unlogged, {answer.reason}: {answer.text}", remedy)
         words = "UNLOGGED" if table.persistence == "u" else "LOGGED"
         made.append(draft.statement(f"{alter} SET {words}", key, f"{key} becomes {words.lower()}", "rewrites_table"))
     if "replica identity" in aspects and table.replica_identity.startswith("i"):

@@ -206,6 +206,9 @@ class _Asker:
                 yield self._unique(key, found.table, found.keys, found.nulls_equal, found.predicate)
         elif key.kind is Kind.TABLE and aspect == MISSING:
             yield from self._in_default_partition(key)
+        elif key.kind is Kind.TABLE and aspect == "persistence" and difference.desired == "u":
+            text = misfits(key, "true", self.current, self.decided.source(key))
+            yield Question(key, aspect, text, "a crash would empty it")
         elif key.kind is Kind.DOMAIN and (aspect.startswith("constraint ") or aspect == "not null"):
             yield from self._domain(key, aspect)
         elif key.kind is Kind.SEQUENCE and aspect in ("type", "options"):

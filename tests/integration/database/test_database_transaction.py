@@ -12,7 +12,7 @@ from archon_align.context import Context
 from archon_align.database.session import open_session
 from archon_align.database.target import Table
 from archon_align.database.transaction import LockMode, protected_transaction
-from archon_align.errors import GateRefused, LockLost, LockTimeout, PreservationBroken
+from archon_align.errors import AlignError, GateRefused, LockLost, LockTimeout, PreservationBroken
 from psycopg import sql
 
 TASKS = Table("public", "archon_tasks")
@@ -149,3 +149,16 @@ def test_a_percent_sign_in_a_name_or_literal_is_itself(
     )
     with open_session(context, context.prod) as session:
         assert session.value(query, ("5%",)) == "5 %"
+
+
+def test_a_database_that_is_set_to_be_read_only_is_not_written(prod: str, make_context: Callable[..., Context]) -> None:
+    context = make_context(prod)
+    with psycopg.connect(prod, autocommit=True) as owner:
+        owner.execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
+    try:
+        with pytest.raises(AlignError, match="set to be read only"):
+            open_session(context, context.prod)
+        open_session(context, context.prod, read_only=True).close()
+    finally:
+        with psycopg.connect(prod, autocommit=True, options="-c default_transaction_read_only=off") as owner:
+            owner.execute("ALTER ROLE CURRENT_USER RESET default_transaction_read_only")
