@@ -538,9 +538,11 @@ def test_the_examples_of_the_documentation(server: EmbeddedServer) -> None:
 
 def test_every_schema(pair: tuple[Side, Side], call: Callable[..., Ran], make: Callable[[str, str], Pair]) -> None:
     world = make(T, "")
+    world.prod.run("archon_quarantine", "CREATE TABLE IF NOT EXISTS kept (n int);")
     answer = call("diff", "--json", "--all-schemas", "--current", world.prod.dsn, "--desired", world.dev.dsn).json
     assert "error" not in answer, answer["error"]
     assert f"{world.schema}.t" in {one["name"] for one in answer["differences"]}
+    assert "table archon_quarantine.kept" not in answer["only_in_prod"]
 
 
 @pytest.fixture(autouse=True)
