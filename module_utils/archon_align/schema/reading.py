@@ -30,8 +30,7 @@ class Class(IntEnum):
 class Reading:
     """One reading of `schemas` through `session`. `keys` maps (catalogue, oid, column number) to what was found there;
     `inner` does so for columns of views and composites, which are no objects of their own, `faces` for what comes and goes
-    with an object; `told` maps (catalogue, oid) to
-    the name of what is told of but not modelled."""
+    with an object (a range's constructors); `told` maps (catalogue, oid) to the name of what is told of but not modelled."""
 
     def __init__(self, session: Session, schemas: tuple[str, ...]) -> None:
         self.session = session
