@@ -17,7 +17,6 @@ import psycopg
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.schema import costs
 
-
 ROWS = 1_000_000
 VECTORS = 4_000
 _MADE = """
@@ -41,10 +40,13 @@ def report(line: str) -> None:
 
 @contextmanager
 def database(rows: int) -> Iterator[psycopg.Connection]:
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            connection.execute(_MADE.format(rows=rows, vectors=VECTORS).encode())
-            yield connection
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(Path(folder)) as server,
+        psycopg.connect(server.dsn(), autocommit=True) as connection,
+    ):
+        connection.execute(_MADE.format(rows=rows, vectors=VECTORS).encode())
+        yield connection
 
 
 def seconds(connection: psycopg.Connection, statement: str) -> float:

@@ -173,7 +173,11 @@ def copy(draft: Draft, table: Table) -> list[Statement]:
     names = ", ".join(map(ident, shape.columns))
     values = ", ".join(one.value for one in shape.columns.values())
     text = f"INSERT INTO {draft.writer.name(key)} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {kept}"
-    made = [draft.statement(text, key, f"the rows of {key} in DEV's shape", "moves_rows", "changes_values", "needs_decision")]
+    made = [
+        draft.statement(
+            text, key, f"the rows of {key} in DEV's shape", "moves_rows", "changes_values", "needs_decision"
+        )
+    ]
     lost = [f"({one.lost})" for one in shape.columns.values() if one.lost is not None]
     if lost:
         query = misfits(key, " OR ".join(lost), draft.decided.whole, kept)
