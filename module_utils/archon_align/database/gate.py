@@ -9,7 +9,7 @@ a protected table's rows and columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -42,9 +42,10 @@ _MERELY_SELECTING = frozenset({
 _TREE_NAMES = re.compile(r'"([A-Z]\w*|intoClause)":')
 
 
-def _merely_selects(statement: str) -> bool:
+def _is_harmless(statement: str, *, read_only: bool) -> bool:
     """Is there nothing to judge? Told from the names in the tree's text, at a tenth of what walking the tree costs."""
-    return _MERELY_SELECTING.issuperset(_TREE_NAMES.findall(parse_sql_json(statement)))
+    names = _TREE_NAMES.findall(parse_sql_json(statement))
+    return _MERELY_SELECTING.issuperset(names) or (not read_only and _JUDGED.isdisjoint(names))
 
 
 def _parse(statement: str) -> tuple[ast.Node, ...]:
@@ -97,45 +98,72 @@ def _names(relation: ast.RangeVar | None, protected: frozenset[tuple[str, str]])
     return (relation.schemaname, relation.relname) in protected
 
 
-def _harm(node: ast.Node, protected: frozenset[tuple[str, str]], proves_values: bool) -> str | None:
-    """What a statement node would do to a protected table, or None."""
-    if isinstance(node, (ast.DeleteStmt, ast.UpdateStmt, ast.MergeStmt)) and _names(node.relation, protected):
-        return "deletes or rewrites protected rows"
-    if isinstance(node, ast.TruncateStmt):
-        if node.behavior == DropBehavior.DROP_CASCADE or any(
-            _names(relation, protected) for relation in node.relations or ()
-        ):
-            return "truncates a protected table"
-    elif isinstance(node, ast.DropOwnedStmt):
-        return "drops whatever a role owns, which could be a protected table"
-    elif isinstance(node, ast.DropStmt):
-        if node.behavior == DropBehavior.DROP_CASCADE or node.removeType == ObjectType.OBJECT_SCHEMA:
-            return "drops a schema or with CASCADE, which could reach a protected table"
-        if node.removeType == ObjectType.OBJECT_TABLE:
-            for names in node.objects or ():
-                parts = [part.sval for part in names]
-                if _names(ast.RangeVar(schemaname=parts[-2] if len(parts) > 1 else None, relname=parts[-1]), protected):
-                    return "drops a protected table"
-    elif isinstance(node, (ast.RenameStmt, ast.AlterObjectSchemaStmt)):
-        harmless = isinstance(node, ast.RenameStmt) and node.renameType in (
-            ObjectType.OBJECT_TABCONSTRAINT,
-            ObjectType.OBJECT_TRIGGER,
-        )
-        if not harmless and not proves_values and _names(node.relation, protected):
-            return "renames or moves a protected table or column without the proof that its rows are carried along"
-    elif isinstance(node, ast.AlterTableStmt) and _names(node.relation, protected):
-        for command in node.cmds or ():
-            if command.behavior == DropBehavior.DROP_CASCADE:
-                return "drops with CASCADE on a protected table"
-            if command.subtype in _NARROWING and not (proves_values and command.subtype in _PROVABLE):
-                return f"{_NARROWING[command.subtype]} of a protected table"
-            if command.subtype == AlterTableType.AT_AlterColumnType and not proves_values:
-                return "changes a protected column's type without the proof that every value survives"
-    elif isinstance(node, ast.CopyStmt) and node.is_program:
-        return "runs a program on the server"
-    elif isinstance(node, ast.DoStmt):
-        return "runs an anonymous block, which nobody can look into"
+type _Protected = frozenset[tuple[str, str]]
+
+
+def _writes(node: Any, protected: _Protected, _: bool) -> str | None:
+    return "deletes or rewrites protected rows" if _names(node.relation, protected) else None
+
+
+def _truncates(node: Any, protected: _Protected, _: bool) -> str | None:
+    reached = any(_names(relation, protected) for relation in node.relations or ())
+    return "truncates a protected table" if reached or node.behavior == DropBehavior.DROP_CASCADE else None
+
+
+def _drops(node: Any, protected: _Protected, _: bool) -> str | None:
+    if node.behavior == DropBehavior.DROP_CASCADE or node.removeType == ObjectType.OBJECT_SCHEMA:
+        return "drops a schema or with CASCADE, which could reach a protected table"
+    if node.removeType == ObjectType.OBJECT_TABLE:
+        for names in node.objects or ():
+            parts = [part.sval for part in names]
+            if _names(ast.RangeVar(schemaname=parts[-2] if len(parts) > 1 else None, relname=parts[-1]), protected):
+                return "drops a protected table"
     return None
+
+
+def _moves(node: Any, protected: _Protected, proves_values: bool) -> str | None:
+    harmless = isinstance(node, ast.RenameStmt) and node.renameType in (
+        ObjectType.OBJECT_TABCONSTRAINT,
+        ObjectType.OBJECT_TRIGGER,
+    )
+    if harmless or proves_values or not _names(node.relation, protected):
+        return None
+    return "renames or moves a protected table or column without the proof that its rows are carried along"
+
+
+def _alters(node: Any, protected: _Protected, proves_values: bool) -> str | None:
+    if not _names(node.relation, protected):
+        return None
+    for command in node.cmds or ():
+        if command.behavior == DropBehavior.DROP_CASCADE:
+            return "drops with CASCADE on a protected table"
+        if command.subtype in _NARROWING and not (proves_values and command.subtype in _PROVABLE):
+            return f"{_NARROWING[command.subtype]} of a protected table"
+        if command.subtype == AlterTableType.AT_AlterColumnType and not proves_values:
+            return "changes a protected column's type without the proof that every value survives"
+    return None
+
+
+# What each kind of statement would do to a protected table, or None. No other kind is judged.
+_JUDGES: dict[type[ast.Node], Callable[[Any, _Protected, bool], str | None]] = {
+    ast.DeleteStmt: _writes,
+    ast.UpdateStmt: _writes,
+    ast.MergeStmt: _writes,
+    ast.TruncateStmt: _truncates,
+    ast.DropStmt: _drops,
+    ast.DropOwnedStmt: lambda *_: "drops whatever a role owns, which could be a protected table",
+    ast.RenameStmt: _moves,
+    ast.AlterObjectSchemaStmt: _moves,
+    ast.AlterTableStmt: _alters,
+    ast.CopyStmt: lambda node, *_: "runs a program on the server" if node.is_program else None,
+    ast.DoStmt: lambda *_: "runs an anonymous block, which nobody can look into",
+}
+_JUDGED = frozenset(kind.__name__ for kind in _JUDGES)
+
+
+def _harm(node: ast.Node, protected: _Protected, proves_values: bool) -> str | None:
+    judge = _JUDGES.get(type(node))
+    return judge(node, protected, proves_values) if judge is not None else None
 
 
 # Walking a large query's tree costs more than running it: a text that may run is judged once.
@@ -157,7 +185,7 @@ def inspect(
         _PLACEHOLDER.sub(lambda found: "%" if found.group() == "%%" else "$1", statement) if placeholders else statement
     )
     try:
-        if _merely_selects(text):
+        if _is_harmless(text, read_only=read_only):
             return
         nodes = _parse(text)
     except ParseError as error:

@@ -101,6 +101,12 @@ class _Comparer:
         self.same_version = desired.version // 10000 == current.version // 10000
         self.only: list[str] = []
         self.half_way = half_way(desired, current)
+        self.unlike = {
+            key
+            for one, other in ((desired.comments, current.comments), (desired.grants, current.grants))
+            for key in one.keys() | other.keys()
+            if one.get(key) != other.get(key)
+        }
 
     def comparison(self) -> Comparison:
         desired, current = self.desired.objects, self.current.objects
@@ -115,7 +121,9 @@ class _Comparer:
             differences += self._aspects(desired[new], current[old])
             differences += self._attachments(new, old)
         for key in wanted - missing:
-            differences += self._aspects(desired[key], current[key])
+            one, other = desired[key], current[key]
+            if type(one) in _SPECIAL or one != other:
+                differences += self._aspects(one, other)
             differences += self._attachments(key, key)
         # A table that only PROD has says enough: its parts are not named one by one.
         self.only += [str(key) for key in extra - self.half_way if self._owner_of(key) not in extra]
@@ -289,6 +297,8 @@ class _Comparer:
     # -- comments, grants --------------------------------------------------------------------------------------------
 
     def _attachments(self, desired: Key, current: Key) -> Iterator[Difference]:
+        if desired == current and desired not in self.unlike:
+            return
         wanted, found = self.desired.comments.get(desired), self.current.comments.get(current)
         if wanted is not None and wanted != found:
             yield Difference(desired, "comment", wanted, found or "")
