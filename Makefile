@@ -51,9 +51,10 @@ lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
 test: lint ## Lint, unit and integration tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/integration/e2e tests $(ARGS)  # the longest first
 
-bench: setup-dev ## Measure runs and the embedding rebuild; prints the figures
+bench: setup-dev ## Measure runs, the embedding rebuild and a small schema comparison; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py
 	@$(BIN)/python tests/bench/bench_embeddings.py
+	@$(BIN)/python tests/bench/bench_schema.py 30
 
 bench-schema: setup-dev ## Measure the schema comparison beside migradiff, up to 5,000 tables
 	@$(BIN)/python tests/bench/bench_schema.py $(ARGS)

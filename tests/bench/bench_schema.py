@@ -3,7 +3,7 @@
 For each number of tables it makes two databases on an embedded server, all tables linked in one foreign-key chain, PROD different in
 one of ten, and lets both tools compare them, each time in a process of its own; ours compares two equal databases besides.
 
-work     seconds to inspect, compare and plan: measured inside for ours, the whole process without its start for migradiff
+work     seconds to inspect, compare and plan, measured inside the process; migradiff's two connections are in it, ours are not
 process  seconds of the whole process: start, connections and all
 CPU      seconds of the process and of the server
 apply    seconds to execute the plan on a copy of PROD: for ours with its locks and proofs
@@ -37,7 +37,14 @@ from archon_align.schema.inspect import inspect_both
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = "migradiff"
-PEER_STARTS = "import migra.command, sqlbag, psycopg2"
+PEER_PROGRAM = """
+import sys, time, psycopg2, sqlbag
+from migra.command import parse_args, run
+began = time.perf_counter()
+status = run(parse_args(sys.argv[1:]))
+sys.stderr.write(f"\\n{time.perf_counter() - began}")
+sys.exit(status)
+"""
 SIZES = (30, 1000, 5000)
 TARGETS = {30: 0.3, 1000: 2.0}
 REPETITIONS = 5
@@ -73,12 +80,13 @@ def compared(current: str, desired: str, *, applied: bool) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds of all of it, CPU seconds with the server's, peak memory in MB, its output and exit status."""
+    """One process: seconds of all of it, CPU seconds with the server's, peak memory in MB, what it wrote and its exit status."""
 
     wall: float
     cpu: float
     peak: float
     output: str
+    errors: str
     status: int
 
 
@@ -92,23 +100,25 @@ def server_cpu(server: EmbeddedServer) -> float:
 
 def run(server: EmbeddedServer, command: Sequence[str | Path]) -> Run:
     before, began = server_cpu(server), time.perf_counter()
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
         watch = threading.Timer(PATIENCE, process.kill)
         watch.start()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         watch.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        text = output.read().decode()
+        texts = []
+        for stream in (output, errors):
+            stream.seek(0)
+            texts.append(stream.read().decode())
     cpu = usage.ru_utime + usage.ru_stime + server_cpu(server) - before
-    return Run(wall, cpu, usage.ru_maxrss / 1024, text, process.returncode)
+    return Run(wall, cpu, usage.ru_maxrss / 1024, *texts, process.returncode)
 
 
 def must(done: Run, *expected: int) -> Run:
     if done.status not in (expected or (0,)):
-        sys.exit(f"bench: exit status {done.status}\n{done.output[-3000:]}")
+        sys.exit(f"bench: exit status {done.status}\n{done.output[-3000:]}\n{done.errors[-3000:]}")
     return done
 
 
@@ -188,13 +198,10 @@ class Bench:
         words = ["--unsafe", "--with-privileges", "--no-rename-detection", "--schema", "public"]
         socket = quote(str(self.server.socket_folder), safe="")
         urls = (f"postgresql+psycopg2://{pairs.OWNER}@/{name}?host={socket}" for name in (current, desired))
-        return run(self.server, [self.peer / "bin" / "migra", *words, *urls])
+        return run(self.server, [self.peer / "bin" / "python", "-c", PEER_PROGRAM, *words, *urls])
 
     def theirs(self, tables: int, prod: str, pair: str, repetitions: int) -> Figures:
         dev = f"dev_{tables}"
-        start = min(
-            must(run(self.server, [self.peer / "bin" / "python", "-c", PEER_STARTS])).wall for _ in range(REPETITIONS)
-        )
         runs = [must(self._theirs(prod, dev), 0, 2) for _ in range(repetitions)]
         statements = sum(1 for text in runs[0].output.split(";\n") if text.strip())
         dsn = pairs.copy(self.server, prod, "aligned")
@@ -206,7 +213,7 @@ class Bench:
         except psycopg.Error as error:
             left = f"{type(error).__name__}"
         applied = f"{time.perf_counter() - began:.2f}"
-        works = [one.wall - start for one in runs]
+        works = [float(one.errors.rsplit("\n", 1)[-1]) for one in runs]
         apart = str(self._apart(dev))
         return Figures(PEER, f"{tables} {pair}", works, runs, str(statements), applied, left, apart)
 
