@@ -12,7 +12,12 @@ from archon_align.context import Context, Run
 from archon_align.database.run_lock import LOCK_KEYS
 from archon_align.database.target import Target
 from archon_align.embedded.server import EmbeddedServer
+from hypothesis import settings
 from psycopg import sql
+
+# How fast an example runs says something of the machine only: times belong to tests/bench.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 RUN_ID = "20260101-000000-abcdef"
 OWNER = "archon_owner"
