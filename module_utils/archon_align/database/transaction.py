@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
+from typing import Protocol
 
 import psycopg
 from psycopg import errors as pg
@@ -20,6 +21,16 @@ from .run_lock import require_own_lock
 from .session import Session
 from .target import Table
 from .tries import pause
+
+
+class Recorder(Protocol):
+    """Who writes down what a transaction does before it is committed (see rollback.ledger)."""
+
+    def before_commit(self, session: Session) -> None:
+        """Write down what the open transaction of `session` has done. Raises AlignError; then nothing is committed."""
+
+    def after_commit(self, session: Session) -> None:
+        """The server has acknowledged COMMIT."""
 
 
 class LockMode(StrEnum):
@@ -93,8 +104,7 @@ def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_
                 raise lock_timeout(session, locks, error) from error
             pause()
         except BaseException:
-            if not session.connection.broken and not session.connection.closed:
-                session.execute("ROLLBACK")
+            roll_back(session)
             raise
     raise AssertionError("unreachable: the last attempt either returned or raised")
 
@@ -116,7 +126,12 @@ def lock_timeout(session: Session, locks: Mapping[Table, str], error: psycopg.Er
 
 
 def locked_transaction(
-    session: Session, act: Callable[[], None], *, locks: Mapping[Table, LockMode], require_lock: bool = True
+    session: Session,
+    act: Callable[[], None],
+    *,
+    locks: Mapping[Table, LockMode],
+    require_lock: bool = True,
+    recorder: Recorder | None = None,
 ) -> None:
     """Run `act`, which changes no row, in one short transaction under `locks`; committed only if indeed none was written.
 
@@ -124,7 +139,7 @@ def locked_transaction(
     read and proved instead. Raises as protected_transaction does.
     """
     if session.value("SHOW track_counts") != "on":
-        protected_transaction(session, act, locks=locks, require_lock=require_lock)
+        protected_transaction(session, act, locks=locks, require_lock=require_lock, recorder=recorder)
         return
     _begin_locked(session, locks, require_lock=require_lock)
     try:
@@ -133,14 +148,21 @@ def locked_transaction(
         act()
         if touched := [table for table, now in _look(session, tables).items() if now != seen.get(table)]:
             raise _touched(touched)
-        _commit(session)
+        _commit(session, recorder)
     except BaseException:
-        if not session.connection.broken and not session.connection.closed:
-            session.execute("ROLLBACK")
+        roll_back(session)
         raise
 
 
-def _commit(session: Session) -> None:
+def roll_back(session: Session) -> None:
+    """ROLLBACK, unless the connection is gone and the server has done it."""
+    if not session.connection.broken and not session.connection.closed:
+        session.execute("ROLLBACK")
+
+
+def _commit(session: Session, recorder: Recorder | None) -> None:
+    if recorder is not None:
+        recorder.before_commit(session)
     try:
         session.execute("COMMIT")
     except psycopg.OperationalError as error:
@@ -154,6 +176,8 @@ def _commit(session: Session) -> None:
             remedy="Run again: it finds out by itself what is done, and does the rest.",
             code="commit_unknown",
         ) from error
+    if recorder is not None:
+        recorder.after_commit(session)
 
 
 def protected_transaction[Result](
@@ -164,14 +188,16 @@ def protected_transaction[Result](
     verify: Callable[[], None] | None = None,
     require_lock: bool = True,
     carried: Mapping[Table, Carried] | None = None,
+    recorder: Recorder | None = None,
 ) -> tuple[Result, list[Proof]]:
     """Run `act` in one transaction that is committed only if every protected table is proved untouched.
 
     `locks` names every table involved and the strongest mode it needs; existing protected tables are added in the mode
     PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. The run lock lives on PROD: for a
     transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. `carried` says how the
-    rows of a table that `act` reshapes are read afterwards; such a table is proved like a protected one. Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or whatever `act` raised; nothing is
-    committed then.
+    rows of a table that `act` reshapes are read afterwards; such a table is proved like a protected one. `recorder` writes down what was done, when all is proved and before COMMIT.
+    Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or
+    whatever `act`, `verify` or `recorder` raised; nothing is committed then.
     """
     wanted = dict(locks)
     # What is reshaped is proved, protected or not.
@@ -218,10 +244,9 @@ def protected_transaction[Result](
                 remedy="Nothing was changed. Report this as a defect with the run's plan.sql.",
                 code="preservation_broken",
             )
-        _commit(session)
+        _commit(session, recorder)
     except BaseException:
-        if not session.connection.broken and not session.connection.closed:
-            session.execute("ROLLBACK")
+        roll_back(session)
         raise
     return result, proofs
 
