@@ -79,10 +79,27 @@ class Ledger:
         self._context = context
         self.path = context.run.artifacts / FOLDER / f"{context.phase}.jsonl"
         self._introduced: set[str] = set()
+        self._created_at = ""
+        self._kinds: set[EntryKind] = set()
 
     @property
     def name(self) -> str:
         return f"{self._context.run.id}:{self._context.phase}"
+
+    def as_points(self) -> list[dict[str, str]]:
+        """What the phase hands to the report as details["restore_points"]: itself, or nothing when nothing was recorded."""
+        if not self._kinds:
+            return []
+        return [
+            {
+                "name": self.name,
+                "kind": ", ".join(sorted(self._kinds)),
+                "phase": self._context.phase,
+                "path": f"{FOLDER}/{self.path.name}",
+                "created_at": self._created_at,
+                "restore_with": f"ansible-playbook playbooks/rollback.yml -e restore_point={self.name}",
+            }
+        ]
 
     def begin(self, session: Session) -> None:
         """Introduce the session's database; has to come before the first transaction on it. Raises AlignError."""
@@ -90,12 +107,14 @@ class Ledger:
             return
         found = database_of(session)
         identity = Identity(found.name, found.oid, found.system_identifier, found.where)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._created_at = self._created_at or now
         head = {
             "line": "point",
             "format": FORMAT,
             "run_id": self._context.run.id,
             "phase": self._context.phase,
-            "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "created_at": now,
             "database": session.target.name,
             "identity": asdict(identity),
         }
@@ -111,6 +130,7 @@ class Ledger:
         self._append(
             {"line": "entry", "kind": kind, "database": session.target.name, "xid": str(xid), "payload": payload}
         )
+        self._kinds.add(kind)
         return xid
 
     def committed(self, session: Session, xid: int) -> None:
