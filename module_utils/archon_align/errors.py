@@ -9,9 +9,10 @@ class AlignError(Exception):
     """A foreseeable failure, told in the five parts that let a person act on it.
 
     Nothing in any part may be secret: the text reaches terminals, logs and reports. `status` is what the report calls a
-    phase that ended this way.
+    phase that ended this way. `cause` is the error that it began with, where this one tells of more than that.
     """
 
+    cause: AlignError | None = None
     status: ClassVar[Literal["failed", "decision_needed", "resumable"]] = "failed"
 
     def __init__(

@@ -38,6 +38,12 @@ class Identity:
     where: str
 
 
+def identity_of(session: Session) -> Identity:
+    """Which database the session is on."""
+    found = database_of(session)
+    return Identity(found.name, found.oid, found.system_identifier, found.where)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one transaction on `database` (PROD or DEV) changed, as the part of the core that did it wrote it down.
@@ -105,8 +111,7 @@ class Ledger:
         """Introduce the session's database; has to come before the first transaction on it. Raises AlignError."""
         if session.target.name in self._introduced:
             return
-        found = database_of(session)
-        identity = Identity(found.name, found.oid, found.system_identifier, found.where)
+        identity = identity_of(session)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._created_at = self._created_at or now
         head = {
@@ -141,33 +146,42 @@ class Ledger:
     def end(self, status: str) -> None:
         """How the phase ended. Writes nothing when the phase did not act; never raises."""
         if self._introduced:
-            with suppress(AlignError):
-                self._append({"line": "ended", "status": status})
+            note_end(self.path, status)
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        _append(self.path, line)
+
+
+def note_end(path: Path, status: str) -> None:
+    """How the phase of the ledger at `path` ended; the last word counts. Never raises."""
+    with suppress(AlignError):
+        _append(path, {"line": "ended", "status": status})
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        start = os.fstat(descriptor).st_size
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            start = os.fstat(descriptor).st_size
-            try:
-                text = memoryview(orjson.dumps(line) + b"\n")
-                while text:
-                    text = text[os.write(descriptor, text) :]
-                os.fdatasync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, start)  # half a line would spoil the next one
-                raise
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise AlignError(
-                "The restore point could not be written, so nothing may be changed.",
-                object_name=str(self.path),
-                expected="a writable artifacts folder with room",
-                found=error.strerror or str(error),
-                remedy="Free space there or set archon_artifacts_root to another folder, and run again.",
-                code="restore_point_not_written",
-            ) from error
+            text = memoryview(orjson.dumps(line) + b"\n")
+            while text:
+                text = text[os.write(descriptor, text) :]
+            os.fdatasync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, start)  # half a line would spoil the next one
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise AlignError(
+            "The restore point could not be written, so nothing may be changed.",
+            object_name=str(path),
+            expected="a writable artifacts folder with room",
+            found=error.strerror or str(error),
+            remedy="Free space there or set archon_artifacts_root to another folder, and run again.",
+            code="restore_point_not_written",
+        ) from error
 
 
 def read_point(path: Path) -> Point:
