@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from .ledger import Entry, Point
 
-from .ledger import Point
-
-# What one entry counts, by its kind: the keys of its payload that hold a list of it, and what one of them is called.
-_COUNTED = {
-    "rows": (("rows",), "row"),
-    "vectors": (("ids",), "vector"),
-    "structure": (("changes",), "object"),
-}
+_NOUNS = {"rows": "row", "vectors": "vector", "structure": "object"}
 
 
 def holds(point: Point) -> str:
-    """What a restore point's run did that can be undone: `13 rows, 157 objects`, `undid 2 restore points`, `nothing`."""
+    """What the phase did that can be undone: `13 rows, 157 objects`, `nothing`; of a rollback which points it undid."""
     numbers: dict[str, int] = {}
     undid: set[str] = set()
     for entry in point.entries:
@@ -24,20 +16,33 @@ def holds(point: Point) -> str:
             continue
         if entry.kind == "undo":
             undid.update(entry.payload.get("points") or ())
-            continue
-        keys, noun = _COUNTED[entry.kind]
-        numbers[noun] = numbers.get(noun, 0) + sum(_count(entry.payload, key) for key in keys)
-    words = [f"{number:,} {noun}{'' if number == 1 else 's'}" for noun, number in numbers.items() if number]
+        else:
+            numbers[entry.kind] = numbers.get(entry.kind, 0) + _count(entry)
+    words = [counted(number, _NOUNS[kind]) for kind, number in numbers.items() if number]
     if undid:
         words.append(f"undid {', '.join(sorted(undid))}")
     return ", ".join(words) or "nothing"
 
 
-def _count(payload: Mapping[str, Any], key: str) -> int:
-    found = payload.get(key)
-    if isinstance(found, Mapping):
-        return sum(len(one) if isinstance(one, list) else 1 for one in found.values())
-    return len(found) if isinstance(found, list) else 0
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _count(entry: Entry) -> int:
+    """How many rows, vectors or objects. What is written otherwise counts as nothing here; undoing it will tell."""
+    payload = entry.payload
+    if entry.kind == "structure":
+        return _length(payload.get("changes"))
+    inner = "rows" if entry.kind == "rows" else "ids"
+    tables = payload.get("tables")
+    if isinstance(tables, list):
+        return sum(_length(table.get(inner)) for table in tables if isinstance(table, dict))
+    return _length(payload.get(inner))
+
+
+def _length(found: object) -> int:
+    return len(found) if isinstance(found, (list, dict)) else 0
 
 
 def command(name: str) -> str:
