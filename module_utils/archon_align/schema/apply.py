@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -14,8 +14,11 @@ from ..database.session import Session
 from ..database.transaction import protected_transaction
 from ..errors import AlignError, DecisionNeeded
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
+from ..rollback.structure_recording import StructureRecorder, final_of, renames_of
 from .bodies import changed_functions, compile_error
 from .compare import Comparison, compare
+from .decisions import Decisions
 from .inspect import inspect
 from .model import Catalog, Key
 from .outside import StageFailed, run_stages
@@ -47,13 +50,17 @@ def apply(
     compiles_there: Callable[[Key], bool] | None = None,
     stage_timeout: float = STAGE_TIMEOUT,
     finally_prove: Callable[[], None] | None = None,
+    ledger: Ledger | None = None,
+    decisions: Decisions | None = None,
+    final: Collection[str] = (),
 ) -> Applied:
     """Execute `plan` on `session`: its transaction, all or nothing, and then its stages, each limited to `stage_timeout` seconds
     a statement.
 
     `reread_desired` reads the desired structure once more for the proof; `before` runs first inside the transaction;
     `compiles_there` says whether a function's body compiles in the desired database: one that does must do so here too;
-    `finally_prove` runs last inside the transaction and may raise.
+    `finally_prove` runs last inside the transaction and may raise. In `ledger` is written down what was changed, by which
+    `decisions`, and what of it is `final`: not to be undone from what is written down.
     Raises DecisionNeeded when the plan refuses something or a guard finds a row, AlignError when the structure is no longer
     the one that was planned for, when the server refuses a statement, or when the proof finds more differences than the
     plan left. When it raises StageFailed the transaction is committed; otherwise nothing is.
@@ -101,9 +108,26 @@ def apply(
             finally_prove()
         found.append(after)
 
+    recorder = None
+    if ledger is not None:
+        ledger.begin(session)
+        recorder = StructureRecorder(
+            ledger,
+            plan.found,
+            lambda: found[0].current,
+            renames=renames_of(plan.decided),
+            decisions=decisions,
+            final=[*final, *final_of(plan.decided, plan.comparison)],
+        )
     try:
         _, proofs = protected_transaction(
-            session, act, locks=plan.locks, verify=verify, require_lock=require_lock, carried=plan.carried
+            session,
+            act,
+            locks=plan.locks,
+            verify=verify,
+            require_lock=require_lock,
+            carried=plan.carried,
+            recorder=recorder,
         )
     except psycopg.Error as error:
         # While the protected rows are read, or at COMMIT, where deferred constraints are looked at.
@@ -113,7 +137,13 @@ def apply(
         return applied
     try:
         after = run_stages(
-            session, plan, reread_desired=reread_desired, require_lock=require_lock, timeout=stage_timeout
+            session,
+            plan,
+            found[0].current,
+            reread_desired=reread_desired,
+            require_lock=require_lock,
+            timeout=stage_timeout,
+            ledger=ledger,
         )
     except StageFailed as error:
         error.proofs, error.after = applied.proofs, error.after or applied.after

@@ -44,18 +44,20 @@ class Draft:
         replaced_enums: frozenset[Key],
         decided: Decided,
         large_table_bytes: int | None = None,
+        exact: frozenset[Key] = frozenset(),
     ) -> None:
         self.comparison = comparison
         self.decided = decided
         self.desired, self.current = comparison.desired, comparison.current
         self.evidence = evidence
         self.protected = protected
-        self.replaced_enums = replaced_enums
+        self.replaced_enums = replaced_enums | exact
+        self.exact = exact
         self.aspects: dict[Key, dict[str, Difference]] = {}
         for difference in comparison.differences:
             self.aspects.setdefault(difference.key, {})[difference.aspect] = difference
-        for key in decided.remaps:
-            # Labels that only PROD has are no difference, until somebody says what takes their place.
+        for key in (*decided.remaps, *exact):
+            # Labels that only PROD has are no difference, until somebody says what becomes of them.
             self.aspects.setdefault(key, {}).setdefault("labels", Difference(key, "labels"))
         self.writer = Writer(self._extension_schemas(), self._identities())
         self.closure = Closure(self.current)
@@ -98,13 +100,13 @@ class Draft:
     def carried(self) -> dict[TableName, Carried]:
         """How the tables that this plan reshapes are proved, by the names under which they were read."""
         found = dict(self.moved)
-        for key in sorted(
-            {*self.ways, *(one for one in self._renamed_tables() if one in self.protected)} - self.kept.keys()
-        ):
+        for key in sorted({*self.ways, *(self._renamed_tables() & self.protected)} - self.kept.keys()):
             way, table = self.ways.get(key, Way()), self.current.table(key)
             after = dict(way.after)
             for column in table.columns.values() if table is not None else ():
-                if self.decided.as_read(column.key) != column.key:
+                if (as_read := self.decided.label_as_read(column)) is not None:
+                    after.setdefault(column.key.part, as_read)
+                elif self.decided.as_read(column.key) != column.key:
                     after.setdefault(column.key.part, ident(column.key.part))
             read = self.decided.as_read(key)
             found[TableName(read.schema, read.name)] = Carried(
@@ -117,7 +119,9 @@ class Draft:
         return found
 
     def _renamed_tables(self) -> set[Key]:
-        return {key.table for key in self.decided.origin}
+        """The tables that a decided rename reaches: of the table, of a column, or of a label that a column holds."""
+        relabelled = {one for enum in self.decided.relabelled for one in self.decided.whole.dependents.get(enum, ())}
+        return {key.table for key in (*self.decided.origin, *relabelled) if key.kind in (Kind.TABLE, Kind.COLUMN)}
 
     def _part_as_read(self, table: Key, name: str) -> str:
         return self.decided.as_read(Key(Kind.COLUMN, table.schema, table.name, name)).part

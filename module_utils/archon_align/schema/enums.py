@@ -104,7 +104,7 @@ def replace_type(draft: Draft, node: Node) -> None:
     wanted, found = labels(draft, key)
     old = key.name.encode()[: 63 - len(_REPLACED)].decode(errors="ignore") + _REPLACED
     gone = draft.decided.remaps.get(key, {})
-    kept = [label for label in merged(wanted, found) if label not in gone]
+    kept = [label for label in (wanted.labels if key in draft.exact else merged(wanted, found)) if label not in gone]
     name, listed = draft.writer.name(key), ", ".join(map(literal, kept))
     node.statements += [
         draft.statement(f"ALTER TYPE {name} RENAME TO {ident(old)}", key, f"free the name of {key}"),

@@ -20,6 +20,9 @@ from ..database.yielding import patiently
 from ..errors import AlignError, Resumable
 from ..plan import Statement
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
+from ..rollback.structure_recording import foreseen, record_alone
+from ..rollback.structure_states import changes
 from .compare import Comparison, compare
 from .ddl import ident
 from .inspect import inspect
@@ -52,12 +55,16 @@ class StageFailed(Resumable):
 def run_stages(
     session: Session,
     plan: SchemaPlan,
+    now: Catalog,
     *,
     reread_desired: Callable[[], Catalog],
     require_lock: bool = True,
     timeout: float = STAGE_TIMEOUT,
+    ledger: Ledger | None = None,
 ) -> Comparison:
     """Run the plan's stages in order; `timeout` (seconds) limits each statement. Returns what the proof after them sees.
+
+    `now` is the structure before them; in `ledger` each is written down before it runs, and what became of it afterwards.
 
     The session must not be in a transaction: its snapshot would be waited for. Raises StageFailed, which says what is done and
     what remains.
@@ -71,8 +78,14 @@ def run_stages(
                 if require_lock:
                     require_own_lock(session)
                 session.progress(stage.name)
+                if ledger is not None:
+                    awaited = foreseen(now, plan.comparison.desired, {key for key, _ in stage.awaits})
+                    record_alone(ledger, session, awaited)
                 _Runner(session, stage, timeout, require_lock=require_lock).run()
                 seen = _prove(session, plan, stage)
+                if ledger is not None:
+                    record_alone(ledger, session, changes(now, seen.current))
+                    now = seen.current
             except AlignError as error:
                 raise _failed(plan, number, error, seen) from error
             except psycopg.Error as error:

@@ -14,10 +14,11 @@ from psycopg import errors as pg
 from ..context import Context
 from ..database.run_lock import LOCK_KEYS, require_own_lock
 from ..database.session import Session, open_session
-from ..errors import DecisionNeeded, LockTimeout
+from ..errors import AlignError, DecisionNeeded, LockTimeout
 from ..outcome import PhaseOutcome
 from ..plan import Statement
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
 from .apply import Applied, apply, require_decided
 from .bodies import compile_error
 from .compare import Comparison
@@ -142,13 +143,25 @@ def run(context: Context, options: Options | None = None) -> PhaseOutcome:
     if context.check:
         return plan_only(context, options)
     started, options = time.monotonic(), options or Options()
+    ledger = Ledger(context)
+    try:
+        outcome = _run(context, options, ledger, started)
+    except AlignError:
+        ledger.end("failed")
+        raise
+    ledger.end(outcome.status)
+    outcome.details["restore_points"] = ledger.as_points()
+    return outcome
+
+
+def _run(context: Context, options: Options, ledger: Ledger, started: float) -> PhaseOutcome:
     with open_session(context, context.dev) as dev, open_session(context, context.prod) as prod:
         planned = _planned(dev, prod, options)
         _record(context, planned, options)
         try:
             require_decided(planned.dev.plan)
             require_decided(planned.prod.plan)
-            applied = _apply(dev, prod, planned, options)
+            applied = _apply(dev, prod, planned, options, ledger)
         except DecisionNeeded as error:
             outcome = _outcome(planned, planned.prod.plan.comparison, started, applied=False)
             outcome.status, outcome.error = "decision_needed", error
@@ -163,7 +176,7 @@ def run(context: Context, options: Options | None = None) -> PhaseOutcome:
     return _outcome(planned, after, started, applied=True, proofs=proofs)
 
 
-def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> Applied | None:
+def _apply(dev: Session, prod: Session, planned: Planned, options: Options, ledger: Ledger) -> Applied | None:
     """DEV first: should PROD fail, an empty table too many on DEV harms nobody, and the next run goes on from there."""
 
     def own_dev() -> None:
@@ -187,7 +200,14 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
     on_dev, on_prod = planned.dev.plan, planned.prod.plan
     if on_dev.statements:
         dev.progress("archon_credentials on DEV")
-        apply(dev, on_dev, reread_desired=lambda: reread(planned.dev), before=own_dev, require_lock=False)
+        apply(
+            dev,
+            on_dev,
+            reread_desired=lambda: reread(planned.dev),
+            before=own_dev,
+            require_lock=False,
+            ledger=ledger,
+        )
     if not on_prod.every:
         return None
     prod.progress(f"{len(on_prod.every)} statements")
@@ -202,6 +222,8 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options) -> A
         reread_desired=lambda: reread(planned.prod),
         compiles_there=compiles_on_dev,
         stage_timeout=options.stage_timeout,
+        ledger=ledger,
+        decisions=options.decisions,
     )
 
 

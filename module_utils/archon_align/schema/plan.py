@@ -51,8 +51,9 @@ class SchemaPlan:
     """`statements` in order, guards among them. With anything in `refused`, nothing may be executed.
 
     `left` are differences that stay, each told by a finding; `locks` is what the transaction takes first; `carried` says
-    how the rows of tables that it reshapes are proved; `found` is the structure as read, before any rename; `stages` run
-    after COMMIT; `seconds` is about how long the transaction runs and each of its locks is held.
+    how the rows of tables that it reshapes are proved; `found` is the structure as read, before any rename; `decided` what
+    decisions come to here; `stages` run after COMMIT; `seconds` is about how long the transaction runs and each of its locks
+    is held.
     """
 
     comparison: Comparison
@@ -63,6 +64,7 @@ class SchemaPlan:
     locks: Mapping[TableName, LockMode]
     carried: Mapping[TableName, Carried]
     found: Catalog
+    decided: Decided
     stages: tuple[Stage, ...] = ()
     seconds: float = 0.0
 
@@ -80,18 +82,20 @@ def plan(
     decided: Decided | None = None,
     large_table_bytes: int | None = None,
     seed: Callable[[Draft], None] | None = None,
+    exact: frozenset[Key] = frozenset(),
 ) -> SchemaPlan:
     """The one plan that turns `comparison.current` into `comparison.desired`, in check mode and in a run alike.
 
     `protected` are keys as read. With `decided`, `comparison.current` is its `current`. Tables of `large_table_bytes` and more
     get their indexes and constraints in stages; None: there are none. `seed` puts into the draft what is planned elsewhere.
+    The enums `exact` lose the labels that only `comparison.current` has.
     """
     decided = decided or Decided(comparison.current, comparison.current)
     present = {old: new for new, old in decided.origin.items()}
     protected = frozenset(present.get(key, key) for key in protected)
     replaced: frozenset[Key] = frozenset()
     while True:
-        draft = Draft(comparison, evidence, protected, replaced, decided, large_table_bytes)
+        draft = Draft(comparison, evidence, protected, replaced, decided, large_table_bytes, exact)
         if seed is not None:
             seed(draft)
         result = _attempt(draft)
@@ -182,6 +186,7 @@ def _attempt(draft: Draft) -> SchemaPlan:
         dict(draft.locks),
         draft.carried,
         draft.decided.found,
+        draft.decided,
         staged,
         transaction_seconds(statements, draft.current, _read_for_proof(draft)),
     )

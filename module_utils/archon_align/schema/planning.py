@@ -85,9 +85,11 @@ def make_plan(
     protected: frozenset[Key],
     choices: Choices,
     compared: Comparison | None = None,
+    exact: frozenset[Key] = frozenset(),
 ) -> Made:
     """The plan that turns `current`, the structure of the session's database, into `desired`. `compared` is their comparison,
-    where it was made already with the same choice about vector indexes."""
+    where it was made already with the same choice about vector indexes. The enums `exact` lose the labels that only `current`
+    has: no row holds one."""
     decided = decide(desired, current, choices.decisions)
     if compared is not None and decided.current is current:
         whole = compared
@@ -101,7 +103,14 @@ def make_plan(
             beside = vectors.with_beside(inside.desired, inside.current, columns)
             inside = compare(beside, inside.current, vector_indexes=choices.vector_indexes)
     evidence = gather(session, questions(inside, decided))
-    made = plan(inside, evidence, protected=protected, decided=decided, large_table_bytes=choices.large_table_bytes)
+    made = plan(
+        inside,
+        evidence,
+        protected=protected,
+        decided=decided,
+        large_table_bytes=choices.large_table_bytes,
+        exact=exact,
+    )
     findings: tuple[Finding, ...] = (*made.findings, *scoped.findings)
     made = replace(made, refused=(*scoped.refused, *made.refused), findings=findings)
     return Made(made, choices, scoped.outside, protected, scoped.aside)
