@@ -41,6 +41,13 @@ options:
     type: list
     elements: dict
     default: []
+  dead_run:
+    description:
+      - What becomes of what a run that died without a word had committed on this PROD. It is told in either case.
+      - With V(continue) this run goes on from there, with V(rollback) it is undone before the phases (M(archon_rollback)).
+    type: str
+    choices: [continue, rollback]
+    default: continue
 extends_documentation_fragment: [archon_phase]
 attributes:
   check_mode:
@@ -93,6 +100,8 @@ findings:
 details:
   description:
     - What was read, under the key C(preflight), by C(prod), C(dev), C(pg_dump), C(disk) and C(embedding_service).
+    - C(dead_runs) lists the runs on this PROD that died and were not dealt with since, oldest first. Each has C(run_id),
+      C(last_seen), C(phase), C(progress), C(committed) and C(restore_point).
     - C(problems) lists everything that must be put right, causes first; each with code, what, object, expected, found, remedy.
   returned: always
   type: dict
@@ -138,6 +147,7 @@ def main():
             "embedding_model": {"type": "str", "default": ""},
             "embedding_dimensions": {"type": "int", "default": 768},
             "run_findings": {"type": "list", "elements": "dict", "default": []},
+            "dead_run": {"type": "str", "choices": ["continue", "rollback"], "default": "continue"},
         },
         supports_check_mode=True,
     )
@@ -150,6 +160,7 @@ def main():
         "embedding_model",
         "embedding_dimensions",
         "run_findings",
+        "dead_run",
     )
     finish(
         module,

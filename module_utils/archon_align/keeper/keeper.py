@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from dataclasses import asdict
 from typing import Literal
 
 import psycopg
@@ -15,6 +16,7 @@ from ..database.session import Session
 from ..errors import AlignError
 from ..findings import Finding
 from ..preflight.pooler import require_own_backend
+from ..rollback.ledger import identity_of
 from .assignment import Assignment
 from .events import EventLog
 from .lock import active_run, another_run, end_remains, open_keeper_session, take_lock
@@ -50,11 +52,17 @@ class Keeper:
         session = open_keeper_session(self._context)
         try:
             findings = active_run(session) if self._context.check else self._take(session)
+            prod = identity_of(session)
         except BaseException:
             session.close()
             raise
         self._session = session
-        self._events.write("run_started", run_id=self._context.run.id, check=self._context.check)
+        self._events.write(
+            "run_started",
+            run_id=self._context.run.id,
+            check=self._context.check,
+            prod=asdict(prod),  # by which a later run knows that this one was on its PROD
+        )
         if not self._context.check:
             self._events.write("lock_taken")
         for finding in findings:

@@ -19,6 +19,7 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..preservation.fingerprint import columns_of
+from ..rollback import dead
 from . import checks
 from .facts import DatabaseFacts, read_facts, read_only_source
 from .pooler import require_own_backend
@@ -33,7 +34,8 @@ class Options:
     """What preflight demands. `min_version` is a PostgreSQL major version; `min_free_mb` MiB to spare on the disk.
 
     An empty `pg_dump` means the bundled one; an empty `embedding_base_url` leaves the embedding service out.
-    `run_findings` are those of the run's start (see Finding.as_dict), told with preflight's own.
+    `run_findings` are those of the run's start (see Finding.as_dict), told with preflight's own. `dead_run` says what becomes
+    of what a dead run had committed: the run goes on from there (`continue`), or undoes it first (`rollback`).
     """
 
     min_version: int = 14
@@ -43,6 +45,7 @@ class Options:
     embedding_model: str = ""
     embedding_dimensions: int = 768
     run_findings: Sequence[dict[str, Any]] = ()
+    dead_run: str = "continue"
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
@@ -71,6 +74,9 @@ def run(context: Context, options: Options) -> PhaseOutcome:
             if session.target is context.prod:
                 problems += _unknown_protected(session)
                 _surroundings(context, options, facts, problems, details)
+        found = _dead_runs(context, sessions, problems)
+        findings += dead.findings(found, options.dead_run)
+        details["dead_runs"] = [run.as_dict() for run in found]
     if options.embedding_base_url:
         details["embedding_service"], told = embedding_service(
             options.embedding_base_url, options.embedding_model, options.embedding_dimensions
@@ -137,6 +143,18 @@ def _surroundings(
         details["disk"] = {"free_bytes": disk.free_bytes, "needed_bytes": disk.needed_bytes}
     except AlignError as error:
         problems.append(error)
+
+
+def _dead_runs(context: Context, sessions: Sequence[Session], problems: list[AlignError]) -> list[dead.DeadRun]:
+    by_name = {session.target.name: session for session in sessions}
+    prod = by_name.get(context.prod.name)
+    if prod is None:
+        return []
+    try:
+        return dead.dead_runs(context.run.artifacts.parent, context.run.id, prod, by_name.get(context.dev.name))
+    except psycopg.Error as error:
+        problems.append(server_error(context.prod, error, doing="looking after what dead runs left"))
+        return []
 
 
 def _same_database(context: Context) -> AlignError:

@@ -201,6 +201,15 @@ def undo_entries(points: Sequence[Point]) -> Iterator[Entry]:
         yield from (entry for entry in point.entries if entry.kind == "undo")
 
 
+def undone_by(point: Point, points: Sequence[Point], database: str) -> str:
+    """How a later, committed rollback has undone `point` in `database`: 'whole', 'with exceptions', or '' when none has."""
+    answer = ""
+    for entry in undo_entries(points):
+        if entry.database == database and entry.committed and point.name in entry.payload["points"]:
+            answer = "with exceptions" if entry.payload["kept"] else "whole"
+    return answer
+
+
 def settled(session: Session, points: Sequence[Point]) -> list[Point]:
     """The points with every entry of the session's database settled: committed, not committed, or None where the server has
     forgotten (then the data tells). Raises AlignError when a transaction still runs or cannot have been.
