@@ -13,13 +13,17 @@ from ..context import Context
 from ..database.failures import server_error
 from ..database.run_lock import require_own_lock
 from ..database.session import Session, open_session
+from ..database.target import Table
 from ..database.transaction import LockMode, protected_transaction
 from ..errors import AlignError
 from ..outcome import PhaseOutcome, Status
 from ..preservation.proof import Proof
+from ..rollback.capture import RowRecorder, Written
+from ..rollback.ledger import Ledger
+from ..rollback.stored import Values
 from .advice import CONTEXT_KEYS, findings
 from .planner import DatabasePlan, diff_of, plan_dev, plan_prod
-from .store import CREDENTIALS, SETTINGS, Store, read
+from .store import CREDENTIALS, ENCRYPTED, SETTINGS, Store, read
 from .wanted import CREDENTIALS_CATEGORY, Options, Wanted, is_secret, wanted
 
 __all__ = ["Options", "is_secret", "run"]
@@ -31,6 +35,18 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     Raises AlignError when a value cannot be meant, a table is missing or of another shape, or a server refuses; nothing
     is changed in that database then. Both databases are inspected before either is written.
     """
+    ledger = Ledger(context)
+    try:
+        outcome = _run(context, options, ledger)
+    except AlignError:
+        ledger.end("failed")
+        raise
+    ledger.end(outcome.status)
+    outcome.details["restore_points"] = ledger.as_points()
+    return outcome
+
+
+def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
     started = time.monotonic()
     values = wanted(options)
     with open_session(context, context.prod) as prod, open_session(context, context.dev) as dev:
@@ -43,9 +59,9 @@ def run(context: Context, options: Options) -> PhaseOutcome:
             for store in (*plan.stores, *dev_plan.stores):
                 _require(store)
             if dev_plan.changes:
-                dev_plan, _ = _apply(dev, _inspect_dev, values, holder=prod)
+                dev_plan, _ = _apply(dev, _inspect_dev, values, ledger, holder=prod)
             if plan.changes:
-                plan, proofs = _apply(prod, _inspect_prod, values, holder=prod)
+                plan, proofs = _apply(prod, _inspect_prod, values, ledger, holder=prod)
         credentials, settings = plan.stores
         (dev_credentials,) = dev_plan.stores
     changes = (*dev_plan.changes, *plan.changes)
@@ -101,7 +117,12 @@ def _require(store: Store) -> None:
 
 
 def _apply(
-    session: Session, inspect: Callable[[Session, Wanted], DatabasePlan], values: Wanted, *, holder: Session
+    session: Session,
+    inspect: Callable[[Session, Wanted], DatabasePlan],
+    values: Wanted,
+    ledger: Ledger,
+    *,
+    holder: Session,
 ) -> tuple[DatabasePlan, list[Proof]]:
     """Plan again under the locks and carry it out; nothing is committed unless nothing is left to do then."""
     own = session is holder
@@ -109,6 +130,7 @@ def _apply(
     def act() -> DatabasePlan:
         if not own:
             require_own_lock(holder)
+        recorder.look(session)
         plan = inspect(session, values)
         for change in plan.changes:
             if change.secret is not None:
@@ -128,11 +150,25 @@ def _apply(
                 code="value_not_kept",
             )
 
-    locks = {store.table: LockMode.WRITE for store in inspect(session, values).stores}
+    tables = [store.table for store in inspect(session, values).stores]
+    locks = dict.fromkeys(tables, LockMode.WRITE)
+    recorder = RowRecorder(ledger, [_written(table) for table in tables])
+    ledger.begin(session)
     return _refusals_told(
         session,
-        lambda: protected_transaction(session, act, locks=locks, verify=verify, require_lock=own),
+        lambda: protected_transaction(session, act, locks=locks, verify=verify, require_lock=own, recorder=recorder),
     )
+
+
+def _written(table: Table) -> Written:
+    """How a restore point knows the table's rows, and what of them it must not hold."""
+    label = ("category", "key") if table.name == CREDENTIALS else ("key",)
+    return Written(table, label, _not_written_down, frozenset((ENCRYPTED,)))
+
+
+def _not_written_down(row: Values) -> tuple[str, ...]:
+    encrypted = row.get("is_encrypted") == "true" or row.get(ENCRYPTED) is not None
+    return ("value",) if encrypted or is_secret(row["key"] or "", row["value"]) else ()
 
 
 def _refusals_told[Result](session: Session, work: Callable[[], Result]) -> Result:

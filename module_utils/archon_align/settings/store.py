@@ -14,6 +14,7 @@ from ..preservation.fingerprint import columns_of
 
 CREDENTIALS = "archon_credentials"
 SETTINGS = "archon_settings"
+ENCRYPTED = "encrypted_value"
 _NEEDED = ("category", "key", "value")
 
 

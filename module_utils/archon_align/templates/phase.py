@@ -17,9 +17,11 @@ from ..database.transaction import LockMode, protected_transaction
 from ..errors import AlignError
 from ..outcome import PhaseOutcome, Status
 from ..preservation.proof import Proof
+from ..rollback.capture import RowRecorder, Written
+from ..rollback.ledger import Ledger
 from . import placeholders
 from .advice import NOT_MOVED, findings
-from .model import COMPONENTS, DEFINITIONS, TableState
+from .model import COMPONENTS, DEFINITIONS, NAME, TableState
 from .planner import Move, TablePlan, absent_columns, plan_table
 from .reading import default_texts, read, row_counts
 
@@ -57,6 +59,18 @@ def run(context: Context, options: Options) -> PhaseOutcome:  # noqa: ARG001 - t
     Raises AlignError, with PROD unchanged, when the schema phase is still to come, names are not unique, parents are
     missing or form a cycle, a template from DEV names a component nobody has, or a server refuses.
     """
+    ledger = Ledger(context)
+    try:
+        outcome = _run(context, ledger)
+    except AlignError:
+        ledger.end("failed")
+        raise
+    ledger.end(outcome.status)
+    outcome.details["restore_points"] = ledger.as_points()
+    return outcome
+
+
+def _run(context: Context, ledger: Ledger) -> PhaseOutcome:
     started = time.monotonic()
     with (
         open_session(context, context.dev, read_only=True) as dev,
@@ -69,7 +83,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:  # noqa: ARG001 - t
         plan = _plan(source, present)
         proofs: list[Proof] = []
         if plan.moves and not context.check:
-            plan, proofs = _apply(prod, source)
+            plan, proofs = _apply(prod, source, ledger)
     moves = plan.moves
     created = sum(move.before is None for move in moves)
     status: Status = "aligned" if not moves else "drift" if context.check else "changed"
@@ -149,13 +163,14 @@ def _require_shape(dev: TableState, prod: TableState) -> None:
         )
 
 
-def _apply(prod: Session, source: _Source) -> tuple[_Plan, list[Proof]]:
+def _apply(prod: Session, source: _Source, ledger: Ledger) -> tuple[_Plan, list[Proof]]:
     """Plan again under the locks and carry it out; nothing is committed unless PROD then equals DEV and all resolves."""
 
     def inspect() -> _Plan:
         return _plan(source, [read(prod, kind) for kind in _KINDS])
 
     def act() -> _Plan:
+        recorder.look(prod)
         plan = inspect()
         for move in plan.moves:
             prod.apply(move.statement)
@@ -174,7 +189,9 @@ def _apply(prod: Session, source: _Source) -> tuple[_Plan, list[Proof]]:
             )
 
     locks = {table.table: LockMode.WRITE for table in source.tables}
-    return _refusals_told(prod, lambda: protected_transaction(prod, act, locks=locks, verify=verify))
+    recorder = RowRecorder(ledger, [Written(table, (NAME,)) for table in locks])
+    ledger.begin(prod)
+    return _refusals_told(prod, lambda: protected_transaction(prod, act, locks=locks, verify=verify, recorder=recorder))
 
 
 def _diff(move: Move) -> dict[str, str]:
