@@ -22,7 +22,8 @@ from .target import Target
 Query = LiteralString | sql.Composable
 # Text forms must not depend on anybody's settings: fingerprints and comparisons are made of them.
 PINNED = {
-    "search_path": "pg_catalog",
+    # Unnamed, the schema of temporary tables comes first: a trigger that made one could hide the catalogue from us.
+    "search_path": "pg_catalog, pg_temp",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -102,6 +103,13 @@ class Session:
         cursor: psycopg.Cursor[Any] = self._run(query, params)
         cursor.row_factory = tuple_row
         return cursor.fetchall()
+
+    def stream(self, query: Query, *, size: int = 1000) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query as they arrive, without ever holding more than `size` of them."""
+        text = self._text(query, doubled=False) if isinstance(query, sql.Composable) else str(query)
+        gate.inspect(text, read_only=self.read_only, protected=self._protected)
+        with self.connection.cursor(row_factory=tuple_row) as cursor:
+            yield from cursor.stream(text.encode(), size=size)
 
     def row(self, query: Query, params: Sequence[Any] | dict[str, Any] | None = None) -> dict[str, Any] | None:
         """The first row of a query, or None."""

@@ -16,6 +16,7 @@ from ..errors import AlignError, LockTimeout, PreservationBroken
 from ..preservation.carried import Carried
 from ..preservation.fingerprint import Fingerprint, columns_of, existing, fingerprint
 from ..preservation.proof import Proof
+from ..preservation.sight import require_tables
 from .blocking import blockers
 from .run_lock import require_own_lock
 from .session import Session
@@ -44,30 +45,62 @@ class LockMode(StrEnum):
 _STRENGTH = (LockMode.PROVE, LockMode.WRITE, LockMode.ALTER)
 
 
+# Reading a table reads those below it (its partitions, or what inherits from it), and its rows' text is made by its columns' types.
 _LOOK = """
-SELECT t.schema, t.name, c.oid::bigint AS oid, c.relfilenode::bigint AS file, s.n_tup_upd + s.n_tup_del + s.n_tup_ins AS writes
-FROM unnest(%s::text[], %s::text[]) t (schema, name) LEFT JOIN pg_namespace n ON n.nspname = t.schema
-LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
+WITH RECURSIVE tree (top, schema, name, oid) AS (
+  SELECT c.oid, t.schema, t.name, c.oid FROM unnest(%s::text[], %s::text[]) t (schema, name) JOIN pg_namespace n ON n.nspname = t.schema
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
+  UNION SELECT top, schema, name, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+), types (top, oid) AS (
+  SELECT a.attrelid, a.atttypid FROM pg_attribute a JOIN tree ON tree.top = a.attrelid AND a.attnum > 0 AND NOT a.attisdropped
+  UNION SELECT types.top, u.oid FROM types JOIN pg_type y ON y.oid = types.oid CROSS JOIN LATERAL (
+    SELECT y.typelem UNION ALL SELECT y.typbasetype UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = y.oid
+    UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) u (oid)
+), shape (top, part) AS (
+  SELECT a.attrelid, format('%%s %%s %%s %%s %%s', a.attnum, a.attname, a.atttypid, a.atttypmod, CASE WHEN a.attgenerated = 'v'
+         THEN pg_get_expr(d.adbin, d.adrelid) ELSE md5(a.attmissingval::text) END)
+  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  WHERE a.attrelid IN (SELECT top FROM tree) AND a.attnum > 0 AND NOT a.attisdropped
+  UNION ALL SELECT types.top, format('label %%s %%s', e.oid, e.enumlabel) FROM types JOIN pg_enum e ON e.enumtypid = types.oid
+  UNION ALL SELECT types.top, format('part %%s of %%s: %%s %%s', a.attnum, y.oid, a.atttypid, a.atttypmod) FROM types
+  JOIN pg_type y ON y.oid = types.oid JOIN pg_attribute a ON a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+)
+SELECT tree.schema, tree.name, array_agg(format('%%s %%s', c.oid, c.relfilenode) ORDER BY c.oid) AS files,
+       sum(s.n_tup_upd + s.n_tup_del + s.n_tup_ins) AS writes, (SELECT array_agg(part) FROM shape WHERE shape.top = tree.top) AS shape
+FROM tree JOIN pg_class c ON c.oid = tree.oid
 LEFT JOIN pg_stat_xact_user_tables s ON s.relid = c.oid AND current_setting('track_counts') = 'on'
+GROUP BY tree.top, tree.schema, tree.name
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What must not move while nobody touches a table: which it is, its file, and the transaction's own writes to it (None
-    where the server does not count them)."""
+    """What must not move while nobody touches a table: which it is and its files, the transaction's own writes to it (None
+    where the server does not count them), and what its stored rows read as: columns and types."""
 
-    oid: int | None
-    file: int | None
+    files: tuple[str, ...]
     writes: int | None
+    shape: frozenset[str]
+
+    def touched(self, now: _Look | None) -> bool:
+        """Whether rows may read otherwise `now`. What is added to the shape leaves them as they are."""
+        return now is None or (self.files, self.writes) != (now.files, now.writes) or not self.shape <= now.shape
 
 
 def _look(session: Session, tables: Collection[Table]) -> dict[Table, _Look]:
-    """How each of `tables` stands now."""
+    """How each of `tables` that exists stands now."""
     if not tables:
         return {}
     rows = session.rows(_LOOK, ([table.schema for table in tables], [table.name for table in tables]))
-    return {Table(row["schema"], row["name"]): _Look(row["oid"], row["file"], row["writes"]) for row in rows}
+    return {
+        Table(row["schema"], row["name"]): _Look(tuple(row["files"]), row["writes"], frozenset(row["shape"] or ()))
+        for row in rows
+    }
+
+
+def _moved(seen: Mapping[Table, _Look], now: Mapping[Table, _Look], tables: Collection[Table]) -> list[Table]:
+    """Those of `tables` that were touched, or were not there before."""
+    return [table for table in tables if (seen[table].touched(now.get(table)) if table in seen else table in now)]
 
 
 def _touched(tables: Sequence[Table]) -> PreservationBroken:
@@ -78,6 +111,17 @@ def _touched(tables: Sequence[Table]) -> PreservationBroken:
         found="rows were written, or the table was rewritten or dropped: by a trigger, or by a cascade",
         remedy="Nothing was changed. Find the trigger that reaches it from a table of the plan; it must not fire there.",
         code="preservation_broken",
+    )
+
+
+def _replaced(tables: Sequence[Table]) -> AlignError:
+    return AlignError(
+        "A protected table came or went while its lock was waited for.",
+        object_name=", ".join(map(str, tables)),
+        expected="the same tables as a moment before",
+        found="made, renamed, dropped or replaced by somebody else",
+        remedy="Nothing was changed. Run again when that is done.",
+        code="tables_changed_meanwhile",
     )
 
 
@@ -146,7 +190,7 @@ def locked_transaction(
         tables = sorted(locks)
         seen = _look(session, tables)
         act()
-        if touched := [table for table, now in _look(session, tables).items() if now != seen.get(table)]:
+        if touched := _moved(seen, _look(session, tables), tables):
             raise _touched(touched)
         _commit(session, recorder)
     except BaseException:
@@ -207,6 +251,7 @@ def protected_transaction[Result](
     involved = set(watched) & locks.keys() if counted else set(watched)
     proved = sorted({*session.context.protected, *(carried or ()), *involved})
     bystanders = [table for table in watched if table not in proved]
+    require_tables(session, proved)
     protected = existing(session, proved)
     for table in protected:
         wanted.setdefault(table, LockMode.PROVE)
@@ -215,7 +260,9 @@ def protected_transaction[Result](
     _begin_locked(session, present, require_lock=require_lock)
     try:
         # Columns are read again under the locks: somebody may have altered the table before we had them.
-        protected = existing(session, proved)
+        known, protected = protected, existing(session, proved)
+        if changed := sorted(known.keys() ^ protected.keys()):
+            raise _replaced(changed)
         before = {table: fingerprint(session, table, columns) for table, columns in protected.items()}
         reshaped = {table: way for table, way in (carried or {}).items() if table in protected}
         declared = {table: _declared(session, before[table], way) for table, way in reshaped.items()}
@@ -227,10 +274,14 @@ def protected_transaction[Result](
         proofs = [
             _prove_carried(session, before[table], declared[table], reshaped[table])
             if table in reshaped
-            else _prove(session, before[table], untouched=now[table] == seen[table] and now[table].writes is not None)
+            else _prove(
+                session,
+                before[table],
+                untouched=not seen[table].touched(now.get(table)) and seen[table].writes is not None,
+            )
             for table in protected
         ]
-        if touched := [table for table in bystanders if now[table] != seen[table]]:
+        if touched := _moved(seen, now, bystanders):
             raise _touched(touched)
         broken = [proof for proof in proofs if not proof.preserved]
         if broken:

@@ -19,6 +19,7 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..preservation.fingerprint import columns_of
+from ..preservation.sight import absent, no_tables
 from ..rollback import dead
 from . import checks
 from .facts import DatabaseFacts, read_facts, read_only_source
@@ -72,7 +73,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
             problems += checks.problems(facts, min_version=options.min_version, needed=needed)
             findings += checks.findings(facts, needed=needed)
             if session.target is context.prod:
-                problems += _unknown_protected(session)
+                problems += [*_unknown_protected(session), *no_tables(session, context.protected)]
+                findings += absent(session, only_alike=True)
                 _surroundings(context, options, facts, problems, details)
         found = _dead_runs(context, sessions, problems)
         findings += dead.findings(found, options.dead_run)

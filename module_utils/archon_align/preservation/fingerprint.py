@@ -12,13 +12,16 @@ from ..database.failures import server_error
 from ..database.session import Session
 from ..database.target import Table
 
-# Each row's md5 is cut into two signed 64-bit halves that are summed as numeric (no overflow, no order) and
-# folded to 64 bits each: 128 bits in all. A NULL row text cannot occur: ROW(...)::text is never NULL.
+# Each row's md5 is cut into four numbers of 32 bits, summed apart: without an order, and unlike with XOR a row that is there twice
+# counts twice. The sums are folded to 32 bits each: 128 bits in all. A NULL row text cannot occur: ROW(...)::text is never NULL.
+# The clock is there because a subquery with something volatile in it is computed once a row; else each of the four sums would
+# compute a hash of its own. (OFFSET 0 would do that, too, but keeps the server from reading a large table with several processes.)
 _FINGERPRINT = sql.SQL("""
-SELECT count(*) AS rows,
-       lpad(to_hex(mod(coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0), 9223372036854775808)::bigint), 16, '0')
-    || lpad(to_hex(mod(coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0), 9223372036854775808)::bigint), 16, '0') AS digest
-FROM (SELECT md5(ROW({columns})::text) AS h FROM {table}) AS hashed
+SELECT rows, lpad(to_hex(a & 4294967295), 8, '0') || lpad(to_hex(b & 4294967295), 8, '0')
+          || lpad(to_hex(c & 4294967295), 8, '0') || lpad(to_hex(d & 4294967295), 8, '0') AS digest
+FROM (SELECT count(*) AS rows, coalesce(sum(substring(h, 1, 32)::int), 0) AS a, coalesce(sum(substring(h, 33, 32)::int), 0) AS b,
+             coalesce(sum(substring(h, 65, 32)::int), 0) AS c, coalesce(sum(substring(h, 97, 32)::int), 0) AS d
+      FROM (SELECT ('x' || md5(ROW({columns})::text))::bit(128) AS h, clock_timestamp() FROM {table}) AS hashed) AS summed
 """)
 _COLUMNS = """
 SELECT t.schema, t.name, array_agg(a.attname::text ORDER BY a.attnum) AS columns
