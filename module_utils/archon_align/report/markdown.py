@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .wording import broken, database_state, failures, headline, mark, plural, proofs, recovery, status_of
+from .wording import broken, database_state, failures, headline, mark, plural, proofs, recovery, status_of, undone
 
 # What else a run leaves in its folder, in the order in which a person would look at it.
 _FILES = (
@@ -16,6 +16,8 @@ _FILES = (
     ("snapshot-after.json", "rows and fingerprints after it"),
     ("events.jsonl", "what happened when"),
     ("backup", "the backup and its manifest"),
+    ("restore-points", "what each phase did, by which it can be undone (docs/rollback.md)"),
+    ("kept.jsonl", "what a rollback left as users left it, row by row"),
     ("report.json", "this report for programs (docs/report.md)"),
 )
 
@@ -30,7 +32,8 @@ def markdown(report: Mapping[str, Any], artifacts: Path) -> str:
         f"Mode `{report['mode']}`, result `{report['result']}`, from {report['started_at']} to {report['finished_at']}.",
     ]
     for phase in failures(report):
-        lines += ["", f"## Failed: {phase['name']}", "", _text(phase["error"]["what"]), ""]
+        title = "Failed and undone" if phase["status"] == "rolled_back" else "Failed"
+        lines += ["", f"## {title}: {phase['name']}", "", _text(phase["error"]["what"]), ""]
         lines += [
             f"* {part}: {_text(phase['error'].get(part, ''))}" for part in ("object", "expected", "found", "remedy")
         ]
@@ -38,6 +41,7 @@ def markdown(report: Mapping[str, Any], artifacts: Path) -> str:
         lines += ["", database_state(report), "Follow the remedy, then run the same command again."]
     lines += _pairs("What is broken" if report["mode"] == "check" else "What was broken", broken(report))
     lines += _phases(report)
+    lines += _pairs("What would be undone" if report["mode"] == "check" else "What was undone", undone(report))
     lines += _pairs("What is now" if report["mode"] == "check" else "What proves it", proofs(report))
     lines += _protected(report["protected"])
     lines += _criteria(report["criteria"])

@@ -18,6 +18,7 @@ from .wording import (
     plural,
     proofs,
     status_of,
+    undone,
 )
 
 COLUMNS = 100
@@ -46,6 +47,7 @@ def _success(report: Mapping[str, Any]) -> list[str]:
     lines = _block("What is broken" if check else "What was broken", broken(report))
     done = [(phase["name"], _deed(phase, report["mode"])) for phase in report["phases"] if phase["status"] != "aligned"]
     lines += _block("What would be done" if check else "What was done", done)
+    lines += _block("What would be undone" if check else "What was undone", undone(report))
     idle = [phase["name"] for phase in report["phases"] if phase["status"] == "aligned"]
     if idle:
         lines += [_fit(f"  {'no change' if done else 'looked at':12} {', '.join(idle)}")]
@@ -65,14 +67,15 @@ def _failure(report: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for phase in failures(report)[:1]:
         error = phase["error"]
-        words = _plain(f"Phase {phase['name']} failed: {error['what']}")
+        undone_too = " and was undone" if phase["status"] == "rolled_back" else ""
+        words = _plain(f"Phase {phase['name']} failed{undone_too}: {error['what']}")
         lines += ["", *textwrap.wrap(words, COLUMNS, max_lines=2, subsequent_indent="  ", placeholder=" …")]
         for part in ("object", "expected", "found", "remedy"):
             # The remedy and the finding are what a person acts on: they get a second line when they need one.
             lines += _wrapped(part, error.get(part, ""), lines=2)
     finished = [f"{phase['name']} {phase['status']}" for phase in report["phases"] if not phase["error"]]
     lines += ["", "The database"]
-    lines += _wrapped("state", database_state(report), lines=2)
+    lines += _wrapped("state", database_state(report), lines=4)
     if finished:
         lines += _wrapped("finished", ", ".join(finished), lines=2)
     if points := report["restore_points"]:

@@ -13,7 +13,7 @@ HEADLINES = {
     "drift": "PROD differs from DEV; nothing was written",
     "decision_needed": "a decision is needed that only a person may take",
     "resumable": "stopped half-way; everything done so far is verified and kept, the next run continues",
-    "rolled_back": "PROD was put back to the state before the run",
+    "rolled_back": "a phase failed and was undone",
     "failed": "the run failed",
 }
 
@@ -25,13 +25,59 @@ ALIGNING = frozenset({"schema", "data", "embeddings", "templates"})
 def headline(report: Report) -> str:
     """One sentence for the whole run."""
     words = HEADLINES[report["result"]]
-    if report["result"] == "aligned" and ALIGNING.issubset(phase["name"] for phase in report["phases"]):
+    names = {phase["name"] for phase in report["phases"]}
+    if (undoing := rollback_of(report)) and names.isdisjoint(ALIGNING):
+        words = _put_back(report["result"], str(undoing["point"]), words)
+    elif report["result"] == "rolled_back":
+        words = _undone(report)
+    elif report["result"] == "aligned" and ALIGNING.issubset(names):
         words = "already aligned, nothing was changed"
     elif report["result"] == "changed" and report["criteria"] and not unmet(report):
         words = "PROD was brought into line with DEV"
     elif report["result"] == "drift" and any(phase["changed"] for phase in report["phases"]):
         words = "PROD would be changed; nothing was written"
     return words
+
+
+def _put_back(result: str, point: str, otherwise: str) -> str:
+    return {
+        "changed": f"PROD was put back to restore point {point}",
+        "drift": f"PROD would be put back to restore point {point}; nothing was written",
+        "aligned": f"nothing was left to undo since restore point {point}",
+    }.get(result, otherwise)
+
+
+def _undone(report: Report) -> str:
+    undone = ", ".join(phase["name"] for phase in report["phases"] if phase["status"] == "rolled_back")
+    kept = committed(report)
+    words = f"what earlier phases did stays ({', '.join(kept)})" if kept else "PROD is as it was before the run"
+    return f"phase {undone} failed and was undone; {words}"
+
+
+def rollback_of(report: Report) -> Mapping[str, Any] | None:
+    """What the phase rollback tells of itself, when there was one."""
+    found = (report["details"].get("rollback") or {}).get("rollback")
+    return found if isinstance(found, Mapping) and "point" in found else None
+
+
+def undone(report: Report) -> list[tuple[str, str]]:
+    """What the phase rollback undid (in check mode: would undo) and what it left, in pairs."""
+    found = rollback_of(report)
+    if found is None:
+        return []
+    pairs = [("to", str(found["point"]))]
+    pairs += [("undone", f"{point['name']}: {point['holds']}") for point in found.get("points") or ()]
+    for key, words in (("kept", "left as users left it"), ("lost", "cannot be brought back but from a backup")):
+        names = [str(one["name"]) for one in found.get(key) or ()]
+        if names:
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            pairs.append((key, f"{len(names):,} {words}: {'; '.join(names[:3])}{more}"))
+    return pairs
+
+
+def committed(report: Report) -> list[str]:
+    """The phases of which something stays."""
+    return [phase["name"] for phase in report["phases"] if phase["changed"] and phase["status"] != "rolled_back"]
 
 
 def amount(value: object) -> int:
@@ -132,15 +178,39 @@ def mark(met: bool | None) -> str:
 
 
 def database_state(report: Report) -> str:
-    """What state a run that did not finish leaves PROD in."""
-    changed = [phase["name"] for phase in report["phases"] if phase["changed"]]
+    """What state a run that did not finish leaves PROD in, and what undoes the rest."""
     if report["mode"] == "check":
         return "Nothing was written to any database."
-    if report["result"] == "rolled_back":
-        return "PROD is as it was before the run."
-    if not changed:
-        return "No transaction of this run was committed: PROD is as it was."
-    return f"Committed and kept: {', '.join(changed)}. The failed phase left nothing half-done; a new run continues from here."
+    kept = committed(report)
+    failed = [phase for phase in report["phases"] if phase["error"]]
+    left = [phase["name"] for phase in failed if phase["status"] == "failed" and point_of(report, [phase["name"]])]
+    users = [phase["name"] for phase in failed if phase["status"] == "rolled_back" and phase["changed"]]
+    if not kept and not left:
+        words = "PROD is as it was before the run"
+        if users:
+            return f"{words}, but for what users changed meanwhile (see the findings)."
+        if report["result"] == "rolled_back":
+            return f"{words}."
+        return f"No transaction of this run was committed: {words.removesuffix(' before the run')}."
+    words = f"Committed and kept: {', '.join(dict.fromkeys([*kept, *left]))}."
+    if users:
+        words += f" Phase {', '.join(users)} was undone, but for what users changed meanwhile (see the findings)."
+    elif not left:
+        words += " The failed phase left nothing half-done; a new run continues from here."
+    point = point_of(report, [*kept, *left])
+    return words + (f" To undo that, too: {recovery(point)}" if point else "")
+
+
+def point_of(report: Report, phases: Sequence[str]) -> Mapping[str, Any] | None:
+    """The oldest restore point that the named phases have left."""
+    points = [point for point in report["restore_points"] if _phase_of(point) in phases]
+    return min(points, key=lambda point: str(point.get("created_at")), default=None)
+
+
+def _phase_of(point: Mapping[str, Any]) -> str:
+    """The phase as the report names it: the index and the proof of search are part of the embeddings phase."""
+    phase = str(point.get("phase") or "")
+    return "embeddings" if phase == "search" else phase
 
 
 def failures(report: Report) -> Sequence[Mapping[str, Any]]:
