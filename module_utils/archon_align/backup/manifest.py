@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import AlignError
+from . import stored
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
-def checksums(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 of each file, by its name."""
-    return {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def checksums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of every file below `folder` but the manifest, by path relative to it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / NAME)
+    return {file.relative_to(folder).as_posix(): stored.facts(file) for file in files}
 
 
 def as_bytes(content: Mapping[str, Any]) -> bytes:
@@ -37,32 +32,19 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
-        files: dict[str, dict[str, Any]] = dict(manifest["files"])
-        verified = bool(manifest["verified"]) and manifest["format"] == FORMAT
-        expected = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+        verified = bool(manifest["verified"])
+        written_as = int(manifest["format"])
+        files = {
+            name: {"bytes": int(file["bytes"]), "sha256": str(file["sha256"])}
+            for name, file in dict(manifest["files"]).items()
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unusable(path, f"a manifest of format {FORMAT}", f"{type(error).__name__}: {error}") from error
+        raise stored.unusable(path, f"a manifest of format {FORMAT}", f"{type(error).__name__}: {error}") from error
+    if written_as != FORMAT:
+        raise stored.unusable(path, f"a manifest of format {FORMAT}", f"format {written_as}")
     if not verified:
-        raise _unusable(
-            path, "a backup that was proved by restoring it", str(manifest.get("unverified_because", "not proved"))
-        )
-    for name, (size, digest) in expected.items():
-        file = folder / Path(name).name
-        if not file.is_file():
-            raise _unusable(file, f"{size} bytes", "no such file")
-        if file.stat().st_size != size:
-            raise _unusable(file, f"{size} bytes", f"{file.stat().st_size} bytes")
-        if _sha256(file) != digest:
-            raise _unusable(file, f"SHA-256 {digest}", "another content")
+        reason = str(manifest.get("unverified_because", "not proved"))
+        raise stored.unusable(path, "a backup that was proved by restoring it", reason)
+    for name, expected in files.items():
+        stored.require(stored.inside(folder, name), expected)
     return manifest
-
-
-def _unusable(path: Path, expected: str, found: str) -> AlignError:
-    return AlignError(
-        "The backup cannot be relied on.",
-        object_name=str(path),
-        expected=expected,
-        found=found,
-        remedy="Use another run's backup.",
-        code="backup_unusable",
-    )

@@ -19,7 +19,7 @@ from ..errors import AlignError
 from .survey import Survey
 
 # inside are the objects a dump holds, by catalogue and oid. Array and row types go with what they are made from.
-_NEEDED = """
+NEEDED = """
 WITH dumped AS (SELECT oid FROM pg_namespace WHERE nspname = ANY(%(schemas)s)),
 member AS (SELECT d.classid, d.objid, e.extname FROM pg_depend d JOIN pg_extension e
              ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid WHERE d.deptype = 'e'),
@@ -86,7 +86,7 @@ WHERE p.oid = ANY(%(oids)s::bigint[]::oid[])
 ORDER BY 2, 8
 """
 _RELATIONS = """
-SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
   ARRAY(SELECT format('%%I %%s', a.attname, format_type(a.atttypid, a.atttypmod)) FROM pg_attribute a
         JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
         LEFT JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
@@ -94,7 +94,7 @@ SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           AND (e.extname = ANY(%(bundled)s) OR (e.extname IS NULL AND tn.nspname = 'pg_catalog'))
         ORDER BY a.attnum) AS columns
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%(oids)s::bigint[]::oid[]) ORDER BY 1, 2
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%(oids)s::bigint[]::oid[]) ORDER BY 2, 3
 """
 _FOREIGN_KEYS = """
 SELECT k.oid::bigint AS oid, i.identity AS name, k.confrelid::regclass::text AS target, n.nspname AS schema,
@@ -129,7 +129,7 @@ CROSS JOIN LATERAL pg_identify_object('pg_class'::regclass, c.oid, 0) i
 WHERE n.nspname = ANY(%(schemas)s) AND (x.indexrelid = ANY(%(oids)s::bigint[]::oid[]) OR a.amname IN ('hnsw', 'ivfflat')) ORDER BY 2
 """
 _COLLATIONS = """
-SELECT DISTINCT n.nspname AS schema, c.collname AS name
+SELECT DISTINCT c.oid::bigint AS oid, n.nspname AS schema, c.collname AS name
 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
 WHERE c.oid IN (
   SELECT a.attcollation FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
@@ -137,7 +137,7 @@ WHERE c.oid IN (
   UNION SELECT t.typcollation FROM pg_type t JOIN pg_namespace tn ON tn.oid = t.typnamespace WHERE tn.nspname = ANY(%(schemas)s)
   UNION SELECT d.refobjid FROM pg_depend d WHERE d.refclassid = 'pg_collation'::regclass)
 AND c.collname NOT IN ('default', 'C', 'POSIX', 'ucs_basic', 'pg_c_utf8', 'pg_unicode_fast')
-AND n.nspname <> ALL(%(schemas)s) ORDER BY 1, 2
+AND n.nspname <> ALL(%(schemas)s) ORDER BY 2, 3
 """
 _SERVERS = """
 SELECT DISTINCT s.srvname AS server, w.fdwname AS wrapper
@@ -146,10 +146,8 @@ JOIN pg_foreign_server s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper w ON
 WHERE n.nspname = ANY(%(schemas)s) ORDER BY 1
 """
 _ROLES = "SELECT rolname AS name FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> 'postgres' ORDER BY 1"
-_CONSTRAINT, _CLASS = (
-    2606,
-    1259,
-)  # the catalogues' own oids, the same in every server, by which pg_restore lists objects
+# The catalogues' own oids, the same in every server, by which pg_restore lists objects.
+CONSTRAINT, CLASS, ROUTINE, COLLATION = 2606, 1259, 1255, 3456
 _VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
 
 
@@ -178,17 +176,29 @@ class VectorIndex:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A statement of the preamble. `makes` is the catalogue and oid of what it stands in for, where it does."""
+
+    statement: sql.Composable
+    makes: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outside:
-    """What must be there before a restore (`statements`, in order), what stands in, and what is left out.
+    """What must be there before a restore (`steps`, in order), what stands in, and what is left out.
 
     `suspensions` are run once the tables are there and before their rows come.
     """
 
-    statements: tuple[sql.Composable, ...] = ()
+    steps: tuple[Step, ...] = ()
     suspensions: tuple[sql.Composable, ...] = ()
     stand_ins: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     vector_indexes: tuple[VectorIndex, ...] = ()
+
+    @property
+    def statements(self) -> tuple[sql.Composable, ...]:
+        return tuple(step.statement for step in self.steps)
 
 
 @dataclass(slots=True)
@@ -196,7 +206,7 @@ class _Preamble:
     """Statements as they gather; a schema is made the first time something is put in it."""
 
     made: set[str]
-    statements: list[sql.Composable] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     stand_ins: list[str] = field(default_factory=list)
 
     def schema(self, name: str, owner: str | None = None) -> None:
@@ -206,8 +216,8 @@ class _Preamble:
         if owner is not None:
             self.add("ALTER SCHEMA {} OWNER TO {}", sql.Identifier(name), sql.Identifier(owner))
 
-    def add(self, text: str, *parts: sql.Composable) -> None:
-        self.statements.append(sql.SQL(text).format(*parts))
+    def add(self, text: str, *parts: sql.Composable, makes: tuple[int, int] | None = None) -> None:
+        self.steps.append(Step(sql.SQL(text).format(*parts), makes))
 
 
 def bundled_extensions() -> list[str]:
@@ -220,7 +230,7 @@ def outside(session: Session, found: Survey) -> Outside:
     """What a restore of the surveyed schemas needs. Raises AlignError when a proof by restoring is impossible."""
     bundled = bundled_extensions()
     base: dict[str, Any] = {"schemas": list(found.schemas), "bundled": bundled}
-    needed = session.rows(_NEEDED, base)
+    needed = session.rows(NEEDED, base)
     unusable_indexes = _require_provable(session, needed)
     preamble = _Preamble(made={"public", "pg_catalog"})
     for row in session.rows(_ROLES):
@@ -250,7 +260,7 @@ def outside(session: Session, found: Survey) -> Outside:
     )
     indexes = session.rows(_INDEXES, {**base, "oids": list(unusable_indexes)})
     return Outside(
-        statements=tuple(preamble.statements),
+        steps=tuple(preamble.steps),
         suspensions=tuple(sql.SQL(row["suspension"]) for row in checks),
         stand_ins=tuple(preamble.stand_ins),
         left_out=(
@@ -261,7 +271,7 @@ def outside(session: Session, found: Survey) -> Outside:
                     "checks rows by a function that is not bundled",
                     row["schema"],
                     row["tag"],
-                    _CONSTRAINT,
+                    CONSTRAINT,
                     row["oid"],
                 )
                 for row in checks
@@ -328,6 +338,7 @@ def _collations(session: Session, base: dict[str, Any], preamble: _Preamble, *, 
             if utf8
             else "CREATE COLLATION IF NOT EXISTS {} (provider = libc, locale = 'C')",
             sql.Identifier(row["schema"], row["name"]),
+            makes=(COLLATION, row["oid"]),
         )
         preamble.stand_ins.append(f"collation {row['schema']}.{row['name']}")
 
@@ -338,9 +349,10 @@ def _relations(session: Session, base: dict[str, Any], needed: Sequence[dict[str
         preamble.schema(row["schema"])
         name = sql.Identifier(row["schema"], row["name"])
         if row["kind"] == "S":
-            preamble.add("CREATE SEQUENCE {}", name)
+            preamble.add("CREATE SEQUENCE {}", name, makes=(CLASS, row["oid"]))
         else:
-            preamble.add("CREATE TABLE {} ({})", name, sql.SQL(", ").join(map(sql.SQL, row["columns"])))
+            columns = sql.SQL(", ").join(map(sql.SQL, row["columns"]))
+            preamble.add("CREATE TABLE {} ({})", name, columns, makes=(CLASS, row["oid"]))
         preamble.stand_ins.append(f"relation {row['schema']}.{row['name']}")
 
 
@@ -367,6 +379,7 @@ def _functions(session: Session, base: dict[str, Any], needed: Sequence[dict[str
             sql.SQL(row["result"]),
             sql.SQL(_VOLATILITY[row["volatility"]]),
             sql.Literal("BEGIN RETURN; END" if row["bare_return"] else "BEGIN RETURN NULL; END"),
+            makes=(ROUTINE, row["oid"]),
         )
         preamble.stand_ins.append(f"function {row['signature']}")
 
@@ -374,13 +387,13 @@ def _functions(session: Session, base: dict[str, Any], needed: Sequence[dict[str
 def _foreign_keys(session: Session, base: dict[str, Any]) -> Iterable[LeftOut]:
     for row in session.rows(_FOREIGN_KEYS, base):
         reason = f"refers to {row['target']}, which is outside the dumped schemas"
-        yield LeftOut("table constraint", row["name"], reason, row["schema"], row["tag"], _CONSTRAINT, row["oid"])
+        yield LeftOut("table constraint", row["name"], reason, row["schema"], row["tag"], CONSTRAINT, row["oid"])
 
 
 def _left_out_index(row: dict[str, Any], reason: str) -> list[LeftOut]:
     """The index and, where it serves one, its constraint."""
-    index = LeftOut("index", row["name"], reason, row["schema"], row["tag"], _CLASS, row["oid"])
+    index = LeftOut("index", row["name"], reason, row["schema"], row["tag"], CLASS, row["oid"])
     if not row["constraint_oid"]:
         return [index]
     name, oid = row["constraint_name"], row["constraint_oid"]
-    return [index, LeftOut("table constraint", name, reason, row["schema"], row["tag"], _CONSTRAINT, oid)]
+    return [index, LeftOut("table constraint", name, reason, row["schema"], row["tag"], CONSTRAINT, oid)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import psycopg
 from psycopg import sql
@@ -23,26 +22,19 @@ from ..preservation.fingerprint import Fingerprint, fingerprint
 from .contents import without
 from .inventory import Inventory, differences, inventory
 from .outside import LeftOut, Outside
+from .space import disk_full, says_full
 from .tools import Running, environment, find_tool, first_error
 
 DATABASE = "backup"
+CRITICAL_DATABASE = "critical"
 PARALLEL_BYTES = 64 * 2**20
 VECTOR_INDEX_ROWS = 20_000
-_SETTINGS = {
-    "autovacuum": "off",
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "maintenance_work_mem": "256MB",
-    "synchronous_commit": "off",
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What a restore must bring back: `fingerprints` over the columns that a dump carries, and every object."""
+class Setting:
+    """What a restore needs to know before the rows of the dump have been counted; `table_bytes` decides about jobs."""
 
-    fingerprints: tuple[Fingerprint, ...]
-    objects: Inventory
     outside: Outside
     schemas: tuple[str, ...]
     encoding: str
@@ -61,84 +53,116 @@ class Proved:
     listing: str
 
 
-class Scratch:
-    """A private server that comes up in the background once it is begun, and is gone after the `with` block."""
+@dataclass(slots=True)
+class Proof:
+    """A dump that is restored into the running `server` in two steps, so that its rows come while others are counted.
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="archon-align-scratch-")
-        self._server = EmbeddedServer(Path(self._folder.name) / "server", settings=_SETTINGS)
-        self._pool = ThreadPoolExecutor(1)
-        self._start: Future[None] | None = None
+    `guard` is called all the while, and stops it by raising; `timeout` is that of each step, in seconds.
+    """
 
-    def __enter__(self) -> Self:
-        return self
+    context: Context
+    server: EmbeddedServer
+    dump: Path
+    setting: Setting
+    timeout: float
+    guard: Callable[[], None]
+    listing: str = ""
+    seconds: float = 0.0
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-        self._server.remove()
-        self._folder.cleanup()
+    def fill(self) -> None:
+        """Restore tables and rows. Raises AlignError when that is impossible."""
+        started = time.monotonic()
+        self._create(DATABASE)
+        self.listing = _listing(self.server, self.dump, self.timeout)
+        with self._session(DATABASE) as session:
+            _execute(session, self.setting.outside.statements)
+            self._restore(self.setting.outside.left_out, "pre-data")
+            _execute(session, self.setting.outside.suspensions)
+            self._restore(self.setting.outside.left_out, "data")
+        self.seconds += time.monotonic() - started
 
-    @property
-    def data(self) -> Path:
-        """Where its files are, or will be."""
-        return self._server.data
+    def complete(self, expected: Sequence[Fingerprint], objects: Inventory) -> Proved:
+        """Restore the rest and compare. `expected` are fingerprints over the columns that a dump carries.
 
-    @property
-    def bin(self) -> Path:
-        """The folder with its client programs."""
-        return self._server.bin
-
-    def begin(self) -> None:
-        """Start the server without waiting for it; once is enough."""
-        self._start = self._start or self._pool.submit(self._server.start)
-
-    def server(self) -> EmbeddedServer:
-        """The running server. Raises AlignError when it did not come up."""
-        self.begin()
-        assert self._start is not None
-        self._start.result()
-        return self._server
-
-
-def prove(context: Context, server: EmbeddedServer, dump: Path, expected: Expected, *, timeout: float) -> Proved:
-    """Restore `dump` into the running `server` and compare. Raises AlignError when it is not what was expected."""
-    rows = {(item.table.schema, item.table.name): item.rows for item in expected.fingerprints}
-    left_out = (
-        *expected.outside.left_out,
-        *(
-            index.left_out
-            for index in expected.outside.vector_indexes
-            if rows.get(index.table, VECTOR_INDEX_ROWS) >= VECTOR_INDEX_ROWS
-        ),
-    )
-    with _session(context, server, timeout, "postgres") as admin:
-        # Text is compared as the server stores it, so it must store it in the same encoding.
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C' {}").format(
-                sql.Identifier(DATABASE),
-                sql.Literal(expected.encoding),
-                sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'" if expected.encoding == "UTF8" else ""),
-            )
+        Raises AlignError when it is not what was expected.
+        """
+        started = time.monotonic()
+        rows = {(item.table.schema, item.table.name): item.rows for item in expected}
+        left_out = (
+            *self.setting.outside.left_out,
+            *(
+                index.left_out
+                for index in self.setting.outside.vector_indexes
+                if rows.get(index.table, VECTOR_INDEX_ROWS) >= VECTOR_INDEX_ROWS
+            ),
         )
-    with _session(context, server, timeout, DATABASE) as session:
-        _execute(session, expected.outside.statements)
-        listing = _listing(server, dump, timeout)
-        archive = _Archive(server, dump, without(listing, left_out), _jobs(expected.table_bytes), timeout)
-        archive.restore("pre-data")
-        _execute(session, expected.outside.suspensions)
-        archive.restore("data", "post-data")
-        _compare_rows(session, expected.fingerprints)
-        _compare_objects(session, expected, left_out)
-        return Proved(str(session.value("SHOW server_version")), left_out, without(listing, ()))
+        self._restore(left_out, "post-data")
+        self.seconds += time.monotonic() - started
+        with self._session(DATABASE) as session:
+            _compare_rows(session, expected, self.guard)
+            _compare_objects(session, self.setting.schemas, objects, left_out)
+            return Proved(str(session.value("SHOW server_version")), left_out, without(self.listing, ()))
+
+    def alone(self, script: Path, expected: Sequence[Fingerprint]) -> None:
+        """Run `script` with psql in a database of its own and compare the rows. Raises AlignError."""
+        self._create(CRITICAL_DATABASE)
+        arguments = ["--no-psqlrc", "--quiet", f"--file={script}", f"--dbname={self.server.dsn(CRITICAL_DATABASE)}"]
+        psql = find_tool(self.server.bin / "psql")
+        with Running(psql, arguments, timeout=self.timeout, guard=self.guard) as running:
+            ended = running.wait()
+        if ended.status:
+            raise _broken(script.name, "a restore without any error", ended.said)
+        with self._session(CRITICAL_DATABASE) as session:
+            _compare_rows(session, expected, self.guard)
+
+    def _session(self, database: str) -> Session:
+        return open_session(
+            self.context,
+            Target("scratch server", self.server.dsn(database)),
+            read_only=False,
+            statement_timeout=self.timeout,
+        )
+
+    def _create(self, database: str) -> None:
+        with self._session("postgres") as admin:
+            # Text is compared as the server stores it, so it must store it in the same encoding.
+            utf8 = self.setting.encoding == "UTF8"
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C' {}").format(
+                    sql.Identifier(database),
+                    sql.Literal(self.setting.encoding),
+                    sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'" if utf8 else ""),
+                )
+            )
+
+    def _restore(self, left_out: Sequence[LeftOut], section: str) -> None:
+        """Restore a section of the archive. Raises AlignError at the first error."""
+        with tempfile.NamedTemporaryFile("wb", prefix="archon-align-", suffix=".list") as kept:
+            kept.write(without(self.listing, left_out).encode(errors="surrogateescape"))
+            kept.flush()
+            arguments = [
+                "--exit-on-error",
+                "--no-tablespaces",
+                "--no-publications",
+                "--no-subscriptions",
+                "--no-security-labels",
+                f"--section={section}",
+                f"--use-list={kept.name}",
+                f"--jobs={_jobs(self.setting.table_bytes)}",
+                f"--dbname={self.server.dsn(DATABASE)}",
+                str(self.dump),
+            ]
+            restore = find_tool(self.server.bin / "pg_restore")
+            with Running(restore, arguments, timeout=self.timeout, guard=self.guard) as running:
+                ended = running.wait()
+        if ended.status:
+            raise _broken(self.dump.name, "a restore without any error", ended.said)
 
 
-def _session(context: Context, server: EmbeddedServer, timeout: float, database: str) -> Session:
-    return open_session(
-        context, Target("scratch server", server.dsn(database)), read_only=False, statement_timeout=timeout
-    )
-
-
-def _broken(what: str, expected: str, found: str) -> AlignError:
+def _broken(what: str, expected: str, said: str) -> AlignError:
+    found = first_error(said)
+    if says_full(said):
+        return disk_full(tempfile.gettempdir(), f"room for the server in which {what} is restored", found)
     return AlignError(
         "The backup was written but is not proved, so nothing may rely on it.",
         object_name=what,
@@ -173,9 +197,9 @@ def _listing(server: EmbeddedServer, dump: Path, timeout: float) -> str:
     )
     if listing.returncode:
         raise _broken(
-            str(dump),
+            dump.name,
             f"an archive that pg_restore {server.version} can read",
-            first_error(listing.stderr.decode(errors="replace")),
+            listing.stderr.decode(errors="replace"),
         )
     return listing.stdout.decode(errors="surrogateescape")
 
@@ -184,42 +208,10 @@ def _jobs(table_bytes: int) -> int:
     return min(4, os.cpu_count() or 1) if table_bytes > PARALLEL_BYTES else 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    """A dump and which of its entries are restored."""
-
-    server: EmbeddedServer
-    dump: Path
-    kept: str
-    jobs: int
-    timeout: float
-
-    def restore(self, *sections: str) -> None:
-        """Restore sections of the archive. Raises AlignError at the first error."""
-        with tempfile.NamedTemporaryFile("wb", prefix="archon-align-", suffix=".list") as kept:
-            kept.write(self.kept.encode(errors="surrogateescape"))
-            kept.flush()
-            arguments = [
-                "--exit-on-error",
-                "--no-tablespaces",
-                "--no-publications",
-                "--no-subscriptions",
-                "--no-security-labels",
-                *(f"--section={section}" for section in sections),
-                f"--use-list={kept.name}",
-                f"--jobs={self.jobs}",
-                f"--dbname={self.server.dsn(DATABASE)}",
-                str(self.dump),
-            ]
-            with Running(find_tool(self.server.bin / "pg_restore"), arguments, timeout=self.timeout) as running:
-                ended = running.wait()
-        if ended.status:
-            raise _broken(str(self.dump), "a restore without any error", first_error(ended.said))
-
-
-def _compare_rows(session: Session, expected: Sequence[Fingerprint]) -> None:
+def _compare_rows(session: Session, expected: Sequence[Fingerprint], guard: Callable[[], None]) -> None:
     wrong = []
     for before in expected:
+        guard()
         try:
             after = fingerprint(session, before.table, before.columns)
         except psycopg.Error as error:
@@ -234,12 +226,10 @@ def _compare_rows(session: Session, expected: Sequence[Fingerprint]) -> None:
         )
 
 
-def _compare_objects(session: Session, expected: Expected, left_out: Sequence[LeftOut]) -> None:
+def _compare_objects(session: Session, schemas: Sequence[str], objects: Inventory, left_out: Sequence[LeftOut]) -> None:
     skipped = {(prefix + item.kind, item.name) for prefix in ("", "comment on ") for item in left_out}
-    wanted: Mapping[tuple[str, str], str] = {
-        item: detail for item, detail in expected.objects.items() if item not in skipped
-    }
-    found = differences(wanted, inventory(session, expected.schemas))
+    wanted: Mapping[tuple[str, str], str] = {item: detail for item, detail in objects.items() if item not in skipped}
+    found = differences(wanted, inventory(session, schemas))
     if found:
         raise _broken(
             f"{len(found)} objects of the schemas",

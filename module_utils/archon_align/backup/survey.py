@@ -47,11 +47,15 @@ SELECT n.nspname AS name, pg_get_userbyid(n.nspowner) AS owner FROM pg_namespace
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table to be fingerprinted: its columns in order, and which of them the server computes itself."""
+    """A table to be fingerprinted: its columns in order, and which of them the server computes itself.
+
+    `size` is that of its rows with their large values, in bytes; 0 for a partitioned table, whose partitions hold them.
+    """
 
     table: Table
     columns: tuple[str, ...]
     generated: frozenset[str]
+    size: int
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -137,7 +141,12 @@ def survey(session: Session, schemas: Sequence[str]) -> Survey:
         extensions=tuple(Extension(**row) for row in session.rows(_EXTENSIONS)),
         # A partition's rows are its parent's rows: they are counted once.
         relations=tuple(
-            Relation(Table(row["schema"], row["name"]), tuple(row["columns"]), frozenset(row["generated"]))
+            Relation(
+                Table(row["schema"], row["name"]),
+                tuple(row["columns"]),
+                frozenset(row["generated"]),
+                row["table_bytes"],
+            )
             for row in tables
             if not row["partition"]
         ),

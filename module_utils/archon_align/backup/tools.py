@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from psycopg.conninfo import make_conninfo
 
 from ..database.session import Session, parse_dsn
 from ..errors import AlignError
+from .leftovers import SECRET, mark
 
 _VERSION = re.compile(r"\(PostgreSQL\)\s+(\d+)\S*")
 _SECRET = ("password", "sslpassword")
@@ -24,6 +26,7 @@ _SERVICE = "archon-align"
 _LENDER = "psycopg_binary"
 POLL_SECONDS = 0.02
 PROGRESS_SECONDS = 2.0
+GUARD_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ def credentials(session: Session, application_name: str) -> Iterator[tuple[str, 
     shown["application_name"] = application_name
     shown["connect_timeout"] = str(max(2, round(session.context.connect_timeout)))
     needed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="archon-align-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{SECRET}{mark()}-") as folder:
         if password is not None:
             shown["passfile"] = str(_secret_file(Path(folder) / "passfile", _passfile_line(password)))
         if "sslpassword" in parts:
@@ -167,19 +170,31 @@ class Ended:
 
 
 class Running:
-    """A program in the background: it is killed on leaving the `with` block if it still runs, and after `timeout` s."""
+    """A program in the background: it is killed on leaving the `with` block if it still runs, and after `timeout` s.
+
+    `guard` is called several times a second while it is waited for; what it raises ends the program. `output` takes its
+    standard output.
+    """
 
     def __init__(
-        self, tool: Tool, arguments: Sequence[str], *, timeout: float, extra: dict[str, str] | None = None
+        self,
+        tool: Tool,
+        arguments: Sequence[str],
+        *,
+        timeout: float,
+        extra: dict[str, str] | None = None,
+        guard: Callable[[], None] = lambda: None,
+        output: IO[bytes] | None = None,
     ) -> None:
         self.name = tool.path.name
+        self._guard = guard
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit; a pipe could fill up and block
         self._process = subprocess.Popen(
             [tool.path, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=output or subprocess.DEVNULL,
             stderr=self._errors,
             env=environment({**tool.environment, **(extra or {})}),
             umask=0o077,
@@ -195,14 +210,9 @@ class Running:
         self._process.wait()
         self._errors.close()
 
-    @property
-    def failed(self) -> bool:
-        """Whether it has already ended without success."""
-        return self._process.poll() not in (None, 0)
-
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> Ended:
         """Wait for its end, calling `meanwhile` every other second. Raises AlignError when the time is up."""
-        told = time.monotonic()
+        told = guarded = time.monotonic()
         while self._process.poll() is None:
             now = time.monotonic()
             if now > self._deadline:
@@ -215,6 +225,9 @@ class Running:
                     remedy="Look for what blocks it (pg_stat_activity, network), or raise backup_timeout.",
                     code="backup_timeout",
                 )
+            if now - guarded >= GUARD_SECONDS:
+                self._guard()
+                guarded = now
             if now - told >= PROGRESS_SECONDS:
                 meanwhile()
                 told = now

@@ -9,13 +9,14 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 import pytest
 from archon_align.backup import phase, tools
-from archon_align.backup.proof import Scratch
+from archon_align.backup.scratch import Scratch
 from archon_align.context import Context
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
@@ -49,8 +50,9 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are the subject here; proving each dump would only take time."""
-    monkeypatch.setattr(Scratch, "begin", lambda _: None)
-    monkeypatch.setattr(phase, "_proved", lambda *_: [])
+    monkeypatch.setattr(Scratch, "begin", lambda _: Future())
+    monkeypatch.setattr(Scratch, "work", lambda *_: Future())
+    monkeypatch.setattr(phase, "_prove", lambda *arguments: arguments[-1]["critical"].update(verified=False) or [])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import psycopg
@@ -26,6 +27,12 @@ def files(context: Context) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
+def private(folder: Path) -> None:
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in folder.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
 def test_everything_survives(prod: str, make_context: MakeContext) -> None:
     context = make_context(prod, phase="backup")
     outcome = phase.run(context, phase.Options())
@@ -34,12 +41,21 @@ def test_everything_survives(prod: str, make_context: MakeContext) -> None:
     assert backup["verified"] is True
     assert backup["rows"] == 6 + 120 + 93 + 60 + 2 + 2 + 2
     folder = context.run.artifacts / "backup"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(
-        ("public.dump", "manifest.json", "restore.list", "preamble.sql"), 0o600
-    )
+    private(folder)
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        "public.dump",
+        "manifest.json",
+        "restore.list",
+        "preamble.sql",
+        "objects.json",
+        "critical.sql",
+        "critical/archon_projects.jsonl",
+        "critical/archon_tasks.jsonl",
+    }
     manifest = verify_manifest(folder)
-    assert manifest["files"]["public.dump"]["sha256"] == backup["sha256"]
+    assert manifest["dump"] == {"path": "public.dump", "format": "custom", "jobs": 1}
+    assert manifest["files"]["public.dump"]["bytes"] == backup["bytes"]
+    assert backup["manifest_sha256"] == sha256((folder / "manifest.json").read_bytes()).hexdigest()
     assert {table["name"]: table["rows"] for table in manifest["tables"]} == {
         "archon_projects": 6,
         "archon_tasks": 120,
@@ -170,6 +186,8 @@ def test_check_mode_dumps_nothing(prod: str, make_context: MakeContext, fake_pg_
     assert files(context) == set()
     assert outcome.details["backup"] == {
         "planned": True,
+        "format": "custom",
+        "predicted": None,
         "estimated_bytes": outcome.details["backup"]["estimated_bytes"],
         "tables": 8,
         "rows": 285,

@@ -93,7 +93,7 @@ def test_differences_name_what_is_missing_or_other_and_ignore_what_is_besides() 
 def backup(tmp_path: Path) -> Path:
     dump = tmp_path / "public.dump"
     dump.write_bytes(b"the dump")
-    content = {"format": manifest.FORMAT, "verified": True, "files": manifest.checksums([dump])}
+    content = {"format": manifest.FORMAT, "verified": True, "files": manifest.checksums(tmp_path)}
     (tmp_path / manifest.NAME).write_bytes(manifest.as_bytes(content))
     return tmp_path
 
@@ -105,14 +105,15 @@ def test_a_whole_backup_is_accepted(backup: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "found"),
     [
-        (lambda folder: (folder / "public.dump").write_bytes(b"THE dump"), "another content"),
+        (lambda folder: (folder / "public.dump").write_bytes(b"THE dump"), "SHA-256"),
         (lambda folder: (folder / "public.dump").write_bytes(b"the dum"), "7 bytes"),
-        (lambda folder: (folder / "public.dump").unlink(), "no such file"),
+        (lambda folder: (folder / "public.dump").unlink(), "No such file"),
         (lambda folder: (folder / manifest.NAME).unlink(), "FileNotFoundError"),
         (lambda folder: (folder / manifest.NAME).write_text("{"), "JSONDecodeError"),
         (lambda folder: (folder / manifest.NAME).write_text("[]"), "TypeError"),
         (lambda folder: _edit(folder, verified=False, unverified_because="rows differ"), "rows differ"),
-        (lambda folder: _edit(folder, format=99), "not proved"),
+        (lambda folder: _edit(folder, format=99), "format 99"),
+        (lambda folder: _edit(folder, files={"../public.dump": {"bytes": 8, "sha256": ""}}), "../public.dump"),
     ],
 )
 def test_a_harmed_backup_is_refused(backup: Path, harm: object, found: str) -> None:
@@ -133,9 +134,9 @@ def test_dump_and_proof_share_a_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, enough: bool
 ) -> None:
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free_mib * 2**20}))
-    sizes = {"table_bytes": 100 * 2**20, "index_bytes": 50 * 2**20, "min_free_mb": 200}
+    sizes = {"dump": 160 * 2**20, "table_bytes": 100 * 2**20, "index_bytes": 50 * 2**20, "min_free_mb": 200}
     if enough:
-        assert space.require_space(tmp_path / "not" / "yet", tmp_path, **sizes) == 160 * 2**20
+        space.require_space(tmp_path / "not" / "yet", tmp_path, **sizes)
         return
     with pytest.raises(AlignError) as raised:
         space.require_space(tmp_path / "not" / "yet", tmp_path, **sizes)

@@ -1,0 +1,77 @@
+"""The private server in which a backup is proved."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Self
+
+from ..embedded.server import EmbeddedServer
+from .leftovers import SCRATCH, SERVER, mark
+
+_SETTINGS = {
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "maintenance_work_mem": "256MB",
+    "synchronous_commit": "off",
+    # A table of vectors is small without them, so that the planner would read it alone.
+    "min_parallel_table_scan_size": "64kB",
+    "parallel_setup_cost": "0",
+    "parallel_tuple_cost": "0",
+}
+
+
+class Stopped(Exception):
+    """What a scratch server's work in the background ends with when nobody waits for it any more."""
+
+
+class Scratch:
+    """A private server that comes up in the background once it is begun, and is gone after the `with` block.
+
+    Work is done there one piece after the other.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{mark()}-")
+        self._server = EmbeddedServer(Path(self._folder.name) / SERVER, settings=_SETTINGS)
+        self._pool = ThreadPoolExecutor(1)
+        self._start: Future[None] | None = None
+        self._leaving = Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        self._pool.shutdown(cancel_futures=True)
+        self._server.remove()
+        self._folder.cleanup()
+
+    @property
+    def embedded(self) -> EmbeddedServer:
+        """The server itself, which may not run yet."""
+        return self._server
+
+    def begin(self) -> Future[None]:
+        """Start the server without waiting for it; once is enough."""
+        self._start = self._start or self._pool.submit(self._server.start)
+        return self._start
+
+    def work(self, task: Callable[[], None]) -> Future[None]:
+        """Do `task` in the background once the server runs. Its error, or the server's, is the future's."""
+        running = self.begin()
+
+        def when_it_runs() -> None:
+            running.result()
+            task()
+
+        return self._pool.submit(when_it_runs)
+
+    def guard(self) -> None:
+        """Raise Stopped when the `with` block is being left, so that what works here comes to an end."""
+        if self._leaving.is_set():
+            raise Stopped
