@@ -11,9 +11,12 @@ description:
     object, column, comment and grant. A backup that cannot be proved fails.
   - Extensions, roles and what the schemas need from other schemas are supplied for the proof. What cannot be (a foreign key to
     C(auth.users), an index by an operator class of an extension that is not bundled) is left out of it and reported.
-  - Leaves C(backup/public.dump), C(backup/manifest.json) and C(snapshot-before.json) in the run's folder, readable by its owner only.
+  - The protected tables also restore alone, from C(backup/critical.sql), which is proved as well, and are readable as JSON Lines in
+    C(backup/critical/).
+  - Leaves C(backup/), which C(backup/manifest.json) lists, and C(snapshot-before.json) in the run's folder, readable by its owner only.
   - Refuses when the role cannot see every row, when C(pg_dump) is older than the server or cannot keep the connection's TLS, and
-    when a disk would get too full.
+    when a disk would get too full. Stops, leaving nothing, when one runs full meanwhile.
+  - Removes what backups that were killed left on this machine, scratch servers included.
   - No password is ever in arguments or environment of C(pg_dump).
 attributes:
   check_mode:
@@ -35,9 +38,13 @@ options:
     type: float
     default: 3600.0
   min_free_mb:
-    description: MiB to leave free on the disks of the artifacts and of temporary files.
+    description: MiB to leave free on the disks of the artifacts and of temporary files, before and during the backup.
     type: int
     default: 200
+  parallel_mb:
+    description: Tables of more than this many MiB together are dumped by up to four processes into a folder, less by one into a file.
+    type: int
+    default: 64
 extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
@@ -80,20 +87,25 @@ findings:
       remedy: "Nothing to do: a restore into the same database brings it back."
 details:
   description:
-    - C(backup) with C(path) (relative to the artifacts folder), C(bytes), C(sha256), C(seconds) of dump and proof, C(tables), C(rows),
-      C(objects) by kind and C(verified). In check mode C(planned) and C(estimated_bytes) instead.
+    - C(backup) with C(path) and C(format) of the dump (relative to the artifacts folder; custom or directory), its C(bytes),
+      C(manifest_sha256), C(seconds) of the dump, of the restore in its proof and of the rest of the proof, C(predicted) (what the last
+      backup let expect), C(tables), C(rows), C(objects) by kind, C(critical) and C(verified). In check mode C(planned) and
+      C(estimated_bytes) instead.
     - C(restore_points) with the backup, and C(protected_before) with rows and fingerprint of every protected table.
   returned: success
   type: dict
   sample:
     backup:
       path: backup/public.dump
+      format: custom
       bytes: 1205248
-      sha256: 03190e0f71c4c24bee21b2059f1b21b5eeada2268a0ff0eba84f0c7968086912
-      seconds: {dump: 0.26, proof: 1.08}
+      manifest_sha256: 03190e0f71c4c24bee21b2059f1b21b5eeada2268a0ff0eba84f0c7968086912
+      seconds: {dump: 0.26, proof: 0.81, restore: 0.49}
+      predicted: {by: 20251231-000000-abcdef, bytes: 1199872, seconds: 1.1}
       tables: 8
       rows: 885
       objects: {table: 10, index: 11}
+      critical: {path: backup/critical.sql, tables: 4, left_out: 1, verified: true}
       verified: true
     restore_points:
       - name: 20260101-000000-abcdef:backup
@@ -131,6 +143,7 @@ OWN = {
     "pg_dump": {"type": "str", "default": ""},
     "timeout": {"type": "float", "default": 3600.0},
     "min_free_mb": {"type": "int", "default": 200},
+    "parallel_mb": {"type": "int", "default": 64},
 }
 
 
