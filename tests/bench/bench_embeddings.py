@@ -32,6 +32,7 @@ from archon_align.embedding.endpoint import Endpoint
 from archon_align.embedding.kinds import KINDS
 from archon_align.embedding.tables import find_table, vector_type
 from archon_align.embedding.writer import Embedded, Writer
+from archon_align.rollback.ledger import Ledger
 
 DIMENSIONS = 768
 PER_REQUEST, PER_TEXT = 0.020, 0.001
@@ -124,7 +125,9 @@ def writer_alone(context: Context, rows: int) -> None:
             found.text_hash, found.table.identifier
         )
         read = session.rows(hashes)
-        writer = Writer(session, found, vector)
+        ledger = Ledger(context)
+        ledger.begin(session)
+        writer = Writer(session, found, vector, ledger)
         started = time.perf_counter()
         for start in range(0, rows, 512):
             batch = read[start : start + 512]

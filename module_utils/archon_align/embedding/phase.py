@@ -19,6 +19,7 @@ from ..errors import AlignError, LockTimeout, Resumable
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..plan import Statement
+from ..rollback.ledger import NOT_WRITTEN, Ledger
 from .client import EmbeddingClient, Identity
 from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
@@ -62,6 +63,7 @@ class _Progress:
     quarantined: list[Quarantined] = field(default_factory=list)
     sample: list[int] = field(default_factory=list)
     missing_after: int | None = None
+    foreseen: int = 0  # what a run would quarantine, in check mode
 
     def as_dict(self) -> dict[str, int]:
         after = self.work.missing - self.rebuilt if self.missing_after is None else self.missing_after
@@ -69,7 +71,7 @@ class _Progress:
             "missing_before": self.work.missing,
             "missing_after": after,
             "rebuilt": self.rebuilt,
-            "quarantined": len(self.quarantined),
+            "quarantined": len(self.quarantined) or self.foreseen,
         }
 
 
@@ -80,11 +82,15 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     the written vectors do not prove right, it is `failed`; either holds the error and what was done. Raises AlignError
     when it fails before anything was written.
     """
+    ledger = Ledger(context)
     with open_session(context, context.prod) as session:
         try:
-            return fill(session, options).outcome
+            outcome = fill(session, options, ledger).outcome
         except psycopg.Error as error:
             raise server_error(context.prod, error, doing="looking for missing embeddings") from error
+    ledger.end(outcome.status)
+    outcome.details["restore_points"] = ledger.as_points()
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,12 @@ class Filled:
     quarantined: Mapping[Table, frozenset[int]]
 
 
-def fill(session: Session, options: Options) -> Filled:
-    """`run` on a session that is open already. Raises AlignError or psycopg.Error."""
-    rebuild = _Rebuild(session, options)
+def fill(session: Session, options: Options, ledger: Ledger) -> Filled:
+    """`run` on a session that is open already; which rows get a vector is written to `ledger`.
+
+    Raises AlignError or psycopg.Error.
+    """
+    rebuild = _Rebuild(session, options, ledger)
     outcome = rebuild.run()
     return Filled(
         outcome,
@@ -106,10 +115,11 @@ def fill(session: Session, options: Options) -> Filled:
 
 
 class _Rebuild:
-    def __init__(self, session: Session, options: Options) -> None:
+    def __init__(self, session: Session, options: Options, ledger: Ledger) -> None:
         self.session = session
         self.context = session.context
         self.options = options
+        self.ledger = ledger
         self.started = time.monotonic()
         self.findings: list[Finding] = []
         self.statements: list[Statement] = []
@@ -125,10 +135,12 @@ class _Rebuild:
         if self.context.check or not any(work.missing for work in works):
             for progress in self.tables:
                 progress.missing_after = progress.work.missing
+                progress.foreseen = progress.work.blank
             embeddable = sum(work.missing - work.blank for work in works)
             return self._outcome("drift" if embeddable else "aligned")
         assert vector is not None  # survey raises without it outside check mode
         vector.register(self.session)
+        self.ledger.begin(self.session)
         try:
             with EmbeddingClient(self.options.endpoint) as client:
                 self._rebuild(client, vector)
@@ -137,7 +149,8 @@ class _Rebuild:
         except (ServiceUnavailable, ServiceUnusable, RequestRejected, LockTimeout) as error:
             return self._stopped(error)
         except AlignError as error:
-            return self._outcome("failed", error)
+            # What is there is good, and so would be what comes.
+            return self._stopped(error) if error.code == NOT_WRITTEN else self._outcome("failed", error)
         return self._outcome("changed" if self._rebuilt else "aligned")
 
     def _rebuild(self, client: EmbeddingClient, vector: VectorType) -> None:
@@ -172,7 +185,7 @@ class _Rebuild:
         patient = PatientClient(client, self.options.pauses, stop)
         buffer: list[Embedded] = []
         flushed = time.monotonic()
-        writer = Writer(self.session, found, vector)
+        writer = Writer(self.session, found, vector, self.ledger)
         unwanted = 0
 
         def flush() -> None:

@@ -19,6 +19,7 @@ from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..plan import Statement
 from ..preservation.proof import Proof as Preservation
+from ..rollback.ledger import Ledger
 from . import index
 from .building import build
 from .client import EmbeddingClient
@@ -71,9 +72,14 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     """
     queries = read_queries(options.queries_file) if options.queries_file else []
     with open_session(context, context.prod) as session:
+        search = _Search(session, options, queries)
         try:
-            return _Search(session, options, queries).run()
+            return search.run()
+        except AlignError:
+            search.ledger.end("failed")
+            raise
         except psycopg.Error as error:
+            search.ledger.end("failed")
             raise server_error(context.prod, error, doing="looking after vector search") from error
 
 
@@ -90,6 +96,7 @@ class _Search:
         self.indexes: dict[str, dict[str, Any]] = {}
         self.kept: list[dict[str, Any]] = []
         self.executed = False
+        self.ledger = Ledger(replace(self.context, phase="search"))
 
     def run(self) -> PhaseOutcome:
         try:
@@ -210,7 +217,9 @@ class _Search:
         return index.measure(self.session, table.found, vector, table.vectors) if usable else None
 
     def _build(self, found: EmbeddedTable, statements: Sequence[Statement], drops: bool) -> None:
-        self.preserved += build(self.session, found, statements, drops=drops, timeout=self.options.index_timeout)
+        self.preserved += build(
+            self.session, found, statements, self.ledger, drops=drops, timeout=self.options.index_timeout
+        )
         self.executed = True
 
     def _swap_in(self, table: _Loaded, vector: VectorType, built: Sequence[str]) -> None:
@@ -222,6 +231,7 @@ class _Search:
             built=built,
             fill=lambda: self._fill(found),
             timeout=self.options.index_timeout,
+            ledger=self.ledger,
         )
         self.executed = not self.context.check
         self.statements += swapped.statements
@@ -233,7 +243,8 @@ class _Search:
 
     def _fill(self, found: EmbeddedTable) -> frozenset[int]:
         """Embed the rows that came in since the rebuild; the ids of those that the service refuses."""
-        filled = fill(self.session, Rebuild(self.options.endpoint, max_quarantined=self.options.max_quarantined))
+        options = Rebuild(self.options.endpoint, max_quarantined=self.options.max_quarantined)
+        filled = fill(self.session, options, self.ledger)
         self.findings += filled.outcome.findings
         self.executed = self.executed or filled.outcome.changed
         if filled.outcome.error is not None:
@@ -305,7 +316,7 @@ class _Search:
                 f"recall@{RESULTS} of {self.options.queries_file or 'queries sampled from the pages'}",
                 f"at least {self.options.min_recall:.2f}",
                 found,
-                "Check that the vectors come from archon_embedding_model and the queries fit PROD's content. Nothing was undone.",
+                "Check that the vectors come from archon_embedding_model and the queries fit PROD's content.",
             )
         self._finding(
             "search_recall_sampled",
@@ -329,6 +340,7 @@ class _Search:
         self.findings.append(Finding(code, severity, name, message, remedy))
 
     def _outcome(self, status: Status, proof: Proof | None = None, error: AlignError | None = None) -> PhaseOutcome:
+        self.ledger.end(status)
         statements = "".join(f"{statement.sql};\n" for statement in self.statements)
         return PhaseOutcome(
             phase="embeddings",
@@ -353,7 +365,8 @@ class _Search:
                     "role": proof.role if proof else "",
                     "index": self.indexes,
                     "kept": self.kept,
-                }
+                },
+                "restore_points": self.ledger.as_points(),
             },
             error=error,
         )

@@ -1,4 +1,7 @@
-"""The writer: many vectors in one binary statement, and only where a row still lacks one for the text that was read."""
+"""The writer: many vectors in one binary statement, and only where a row still lacks one for the text that was read.
+
+Which rows are about to get one is in the run's restore point first.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from ..database.run_lock import require_own_lock
 from ..database.session import Session
 from ..database.tries import pause
 from ..errors import LockTimeout
+from ..rollback.ledger import Ledger
+from ..rollback.vectors import payload
 from .tables import EmbeddedTable, VectorType, server_words
 
 
@@ -52,22 +57,23 @@ def update_statement(found: EmbeddedTable, vector: VectorType, placeholders: Seq
 class Writer:
     """Writes vectors of one table on one session that has pgvector registered."""
 
-    def __init__(self, session: Session, found: EmbeddedTable, vector: VectorType) -> None:
+    def __init__(self, session: Session, found: EmbeddedTable, vector: VectorType, ledger: Ledger) -> None:
         self._session = session
         self._found = found
+        self._ledger = ledger
         self._update = update_statement(found, vector, ("%b", "%b", "%b"))
 
     def write(self, rows: Sequence[Embedded]) -> int:
         """Store `rows` in one short transaction; how many still wanted their vector.
 
-        Raises LockLost, LockTimeout, or psycopg.Error.
+        Raises LockLost, LockTimeout, AlignError when the restore point cannot be written, or psycopg.Error.
         """
         arrays = ([row.id for row in rows], [row.text_hash for row in rows], [row.vector for row in rows])
         attempts = self._session.context.lock_attempts
         for attempt in range(1, attempts + 1):
             require_own_lock(self._session)
             try:
-                return self._session.execute(self._update, arrays)
+                return self._transact(arrays)
             except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
                 # Somebody edits one of these rows; all our locks are gone now, so they can finish.
                 if attempt == attempts:
@@ -81,3 +87,13 @@ class Writer:
                     ) from error
                 pause()
         raise AssertionError("unreachable: the last attempt either returned or raised")
+
+    def _transact(self, arrays: tuple[list[int], list[int], list[NDArray[np.float32]]]) -> int:
+        with self._session.transaction("BEGIN ISOLATION LEVEL READ COMMITTED"):
+            # Before any row is locked: others do not wait for this disk.
+            xid = self._ledger.record(
+                self._session, "vectors", payload(self._found.table, self._found.column, arrays[0])
+            )
+            written = self._session.execute(self._update, arrays)
+        self._ledger.committed(self._session, xid)
+        return written

@@ -24,6 +24,7 @@ from ..errors import AlignError
 
 FOLDER = "restore-points"
 FORMAT = 1
+NOT_WRITTEN = "restore_point_not_written"
 # What a transaction changed: rows, vectors that were filled in, structure; or that it undid restore points itself.
 EntryKind = Literal["rows", "vectors", "structure", "undo"]
 
@@ -141,7 +142,8 @@ class Ledger:
     def committed(self, session: Session, xid: int) -> None:
         """The transaction is committed. Never raises: without this line the server is asked later."""
         with suppress(AlignError):
-            self._append({"line": "committed", "database": session.target.name, "xid": str(xid)})
+            line = {"line": "committed", "database": session.target.name, "xid": str(xid)}
+            _append(self.path, line, synced=False)
 
     def end(self, status: str) -> None:
         """How the phase ended. Writes nothing when the phase did not act; never raises."""
@@ -158,7 +160,7 @@ def note_end(path: Path, status: str) -> None:
         _append(path, {"line": "ended", "status": status})
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
+def _append(path: Path, line: Mapping[str, Any], *, synced: bool = True) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -167,7 +169,8 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
             text = memoryview(orjson.dumps(line) + b"\n")
             while text:
                 text = text[os.write(descriptor, text) :]
-            os.fdatasync(descriptor)
+            if synced:
+                os.fdatasync(descriptor)
         except OSError:
             os.ftruncate(descriptor, start)  # half a line would spoil the next one
             raise
@@ -180,7 +183,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
             expected="a writable artifacts folder with room",
             found=error.strerror or str(error),
             remedy="Free space there or set archon_artifacts_root to another folder, and run again.",
-            code="restore_point_not_written",
+            code=NOT_WRITTEN,
         ) from error
 
 
