@@ -14,25 +14,41 @@ from ..database.session import Session
 from ..database.transaction import LockMode, protected_transaction
 from ..plan import Statement
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
+from ..rollback.structure_recording import Intent, StructureRecorder, indexes_of, record_alone
+from ..rollback.structure_states import Change, changes, states
+from ..schema.model import Catalog, Key, Kind
 from .index import indexes
 from .tables import EmbeddedTable
 
 
 def build(
-    session: Session, found: EmbeddedTable, statements: Sequence[Statement], *, drops: bool, timeout: float
+    session: Session,
+    found: EmbeddedTable,
+    statements: Sequence[Statement],
+    ledger: Ledger,
+    *,
+    drops: bool,
+    timeout: float,
 ) -> list[Proof]:
     """Create and drop indexes of `found`; one concurrent build may take `timeout` seconds.
 
+    In `ledger` is written down what becomes of the table's indexes, and before a build what is about to be made.
+
     Raises AlignError or psycopg.Error; what a failed concurrent build leaves is removed, or named in the remedy.
     """
+    ledger.begin(session)
     if all(statement.transactional for statement in statements):
+        seen: list[Catalog] = []
 
         def act() -> None:
+            seen.append(_catalog(session, found))
             for statement in statements:
                 session.apply(statement)
 
+        recorder = StructureRecorder(ledger, lambda: seen[0], lambda: _catalog(session, found))
         mode = LockMode.ALTER if drops else LockMode.WRITE
-        return protected_transaction(session, act, locks={found.table: mode})[1]
+        return protected_transaction(session, act, locks={found.table: mode}, recorder=recorder)[1]
     # A stage of its own: CREATE INDEX CONCURRENTLY cannot run in a transaction, and it waits for old transactions.
     before = {one.name for one in indexes(session, found)}
     with timeouts(session, timeout, timeout):
@@ -40,12 +56,30 @@ def build(
             for statement in statements:
                 require_own_lock(session)
                 session.progress(f"index {found.table.name}")
+                there = _catalog(session, found)
+                intends, dropped = _foreseen(found, statement, there)
+                record_alone(ledger, session, dropped, intends)
                 session.apply(statement)
+                record_alone(ledger, session, changes(there, _catalog(session, found)))
         except psycopg.Error as error:
             failed = server_error(session.target, error, doing=f"changing the index of {found.table} concurrently")
             failed.remedy += _remove_leftovers(session, found, before)
             raise failed from error
     return []
+
+
+def _catalog(session: Session, found: EmbeddedTable) -> Catalog:
+    return indexes_of(session, found.table.schema, found.table.name)
+
+
+def _foreseen(found: EmbeddedTable, statement: Statement, there: Catalog) -> tuple[list[Intent], list[Change]]:
+    """What a statement outside transactions is about to make, or to drop."""
+    schema = found.table.schema
+    key = Key(Kind.INDEX, schema, statement.object.removeprefix(f"{schema}."))
+    before = states(there).get(key)
+    if before is None:
+        return [Intent(key, Key(Kind.TABLE, schema, found.table.name))], []
+    return [], [Change(key, before, None)]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ..errors import AlignError, PreservationBroken
 from ..findings import Finding
 from ..plan import Statement
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
 from ..schema import swap as schema_swap
 from ..schema.apply import apply
 from ..schema.inspect import inspect
@@ -60,11 +61,12 @@ def swap_in(
     built: Sequence[str],
     fill: Callable[[], frozenset[int]],
     timeout: float,
+    ledger: Ledger,
 ) -> Swapped:
     """Put the vectors gathered beside `found`'s old ones in their place, with the indexes `built` on them.
 
     `fill` embeds the rows that lack a vector and returns the ids of those that the service refuses. The transaction's statements
-    may take `timeout` seconds each. Raises AlignError; then the old vectors are still in use.
+    may take `timeout` seconds each; `ledger` is told what it does. Raises AlignError; then the old vectors are still in use.
     """
     context = session.context
     with open_session(context, context.dev, read_only=True) as dev:
@@ -83,7 +85,7 @@ def swap_in(
             return Swapped(planned.kept, rows, 0, planned.plan.statements, (), planned.plan.refused)
         session.progress(f"change of vectors {found.table.name}")
         try:
-            return _carry_out(session, found, vector, planned, refused, timeout, patient=attempt < _TRIES)
+            return _carry_out(session, found, vector, planned, refused, timeout, ledger, patient=attempt < _TRIES)
         except _Latecomers:
             continue
     raise AssertionError("unreachable: the last attempt is not patient")
@@ -129,6 +131,7 @@ def _carry_out(
     planned: schema_swap.Swap,
     refused: frozenset[int],
     timeout: float,
+    ledger: Ledger,
     *,
     patient: bool,
 ) -> Swapped:
@@ -166,6 +169,8 @@ def _carry_out(
             reread_desired=lambda: planned.plan.comparison.desired,
             before=before,
             finally_prove=finally_prove,
+            ledger=ledger,
+            final=[f"{found.table}.{COLUMN}, whose old vectors are in {planned.kept}"],
         )
     kept = Finding(
         "vectors_kept",

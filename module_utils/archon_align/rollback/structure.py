@@ -19,7 +19,9 @@ from ..errors import AlignError
 from ..plan import Statement
 from ..preservation.carried import Carried
 from ..schema.aside import without
+from ..schema.compare import compare
 from ..schema.ddl import Writer
+from ..schema.grouped import grouped, side
 from ..schema.inspect import inspect
 from ..schema.model import VECTOR_INDEX_METHODS, Catalog, Constraint, Index, Key, Kind, Table
 from ..schema.planning import Choices, Made, make_plan
@@ -241,19 +243,21 @@ class _Planner:
         return carried
 
     def _diff(self) -> list[dict[str, str]]:
-        before, after = [], []
-        for key in _unlike(self.goal.wanted, self.found):
-            if key in self.found and self.found[key].value is not None:
-                before.append(_line(key, self.found[key]))
-            if key in self.goal.wanted and self.goal.wanted[key].value is not None:
-                after.append(_line(key, self.goal.wanted[key]))
+        """As the run's own diff showed it, the other way round."""
+        goal = catalog_of(self.goal.wanted, self.goal.here)
+        undone = grouped(compare(self.goal.here, goal))
+        made_again = [
+            replace(group, entries=[entry for entry in group.entries if entry.new is not None])
+            for group in grouped(compare(goal, self.goal.here))
+        ]
+        made_again = [group for group in made_again if group.entries]
         header = f"structure of {self.session.target.name}"
         return [
             {
                 "before_header": header,
                 "after_header": f"{header}, rolled back",
-                "before": "".join(before),
-                "after": "".join(after),
+                "before": side(undone, desired=True),
+                "after": side(undone, desired=False) + side(made_again, desired=True),
             }
         ]
 
@@ -291,8 +295,3 @@ def _identities(catalog: Catalog) -> dict[Key, str]:
 
 def _name(key: Key) -> TableName:
     return TableName(key.schema, key.name)
-
-
-def _line(key: Key, state: State) -> str:
-    grants = ", ".join(f"{one.privilege} to {one.role}" for one in sorted(state.grants))
-    return f"{key}: {state.value}{f' COMMENT {state.comment!r}' if state.comment else ''}{f' GRANT {grants}' if grants else ''}\n"

@@ -28,21 +28,35 @@ class Rename:
     label: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An index that is about to be built on `table`; what it is like is written down when it is there."""
+
+    key: Key
+    table: Key
+
+
 def payload(
-    found: Collection[Change], *, renames: Collection[Rename] = (), final: Collection[str] = (), decisions: Any = None
+    found: Collection[Change],
+    *,
+    renames: Collection[Rename] = (),
+    intends: Collection[Intent] = (),
+    final: Collection[str] = (),
+    decisions: Any = None,
 ) -> dict[str, Any]:
     """An entry's payload. `final` names what was changed in a way that only a backup brings back."""
     return {
         "format": FORMAT,
         "changes": [encode_change(change) for change in found],
         "renames": [[encode(one.key), one.was, one.label] for one in renames],
+        "intends": [[encode(one.key), encode(one.table)] for one in intends],
         "final": sorted(final),
         "decisions": decisions or {},
     }
 
 
 class StructureRecorder:
-    """The Recorder of a transaction that turns `before` into what `after` yields when everything is proved.
+    """The Recorder of a transaction; `before` and `after` yield the structure once everything is proved.
 
     `renames` and `decisions` took part in it; `final` names what it changed for good.
     """
@@ -50,7 +64,7 @@ class StructureRecorder:
     def __init__(
         self,
         ledger: Ledger,
-        before: Catalog,
+        before: Callable[[], Catalog],
         after: Callable[[], Catalog],
         *,
         renames: Collection[Rename] = (),
@@ -66,7 +80,7 @@ class StructureRecorder:
         self.xid: int | None = None
 
     def before_commit(self, session: Session) -> None:
-        found = changes(self.before, self.after())
+        found = changes(self.before(), self.after())
         made = payload(found, renames=self.renames, final=self.final, decisions=self.decisions)
         self.xid = self.ledger.record(session, "structure", made)
 
@@ -75,10 +89,10 @@ class StructureRecorder:
             self.ledger.committed(session, self.xid)
 
 
-def record_alone(ledger: Ledger, session: Session, found: Collection[Change]) -> None:
+def record_alone(ledger: Ledger, session: Session, found: Collection[Change], intends: Collection[Intent] = ()) -> None:
     """Write down changes that are made outside any transaction, under the id of a small one of their own."""
     with session.transaction():
-        xid = ledger.record(session, "structure", payload(found))
+        xid = ledger.record(session, "structure", payload(found, intends=intends))
     ledger.committed(session, xid)
 
 

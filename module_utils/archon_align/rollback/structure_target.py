@@ -10,11 +10,11 @@ from ..errors import AlignError
 from ..schema.ddl import ident
 from ..schema.decisions import Decisions
 from ..schema.decisions import Rename as Decision
-from ..schema.model import Catalog, Key, Kind, readable
+from ..schema.model import Catalog, Index, Key, Kind, readable
 from ..schema.renaming import Renames, renamed
 from .ledger import Entry
 from .structure_codec import decode_key
-from .structure_recording import FORMAT, Rename
+from .structure_recording import FORMAT, Intent, Rename
 from .structure_states import Change, State, catalog_of, decode_change, states
 from .undo import Kept, Request
 
@@ -28,6 +28,7 @@ class Told:
 
     changes: tuple[Change, ...]
     renames: tuple[Rename, ...]
+    intends: tuple[Intent, ...]
     final: tuple[str, ...]
 
 
@@ -60,8 +61,12 @@ def read(entry: Entry) -> Told:
     if payload["format"] != FORMAT:
         raise ValueError(f"format {payload['format']} of a structure entry")
     renames = (Rename(decode_key(key), str(was), str(label)) for key, was, label in payload["renames"])
+    intends = (Intent(decode_key(key), decode_key(table)) for key, table in payload["intends"])
     return Told(
-        tuple(decode_change(one) for one in payload["changes"]), tuple(renames), tuple(map(str, payload["final"]))
+        tuple(decode_change(one) for one in payload["changes"]),
+        tuple(renames),
+        tuple(intends),
+        tuple(map(str, payload["final"])),
     )
 
 
@@ -83,8 +88,10 @@ def require_undoable(told: Sequence[Told], where: str) -> None:
 def target(now: Catalog, told: Sequence[Told], request: Request) -> Target:
     """What `told` (oldest first) means for the structure as it is `now`."""
     folding = _Folding(now, request)
+    known = {change.key for one in told for change in one.changes}
     for one in reversed(told):
         folding.undo(one)
+        folding.forget([intent for intent in one.intends if intent.key not in known])
     return folding.target()
 
 
@@ -133,6 +140,13 @@ class _Folding:
         for key in gone:
             self.found.pop(key, None)
         self.found.update(put)
+
+    def forget(self, intends: Sequence[Intent]) -> None:
+        """Take back the indexes of builds whose end nobody wrote down."""
+        for one in intends:
+            state = self.found.get(one.key)
+            if state is not None and isinstance(state.value, Index) and state.value.table == one.table:
+                del self.found[one.key]
 
     def _take_back(self, change: Change, old: Key, put: dict[Key, State], gone: set[Key]) -> None:
         now = self.found.get(change.key)

@@ -113,7 +113,7 @@ def apply(
         ledger.begin(session)
         recorder = StructureRecorder(
             ledger,
-            plan.found,
+            lambda: plan.found,
             lambda: found[0].current,
             renames=renames_of(plan.decided),
             decisions=decisions,

@@ -26,7 +26,7 @@ def lab_sql(world: str) -> str:
 @pytest.fixture
 def pair(server: EmbeddedServer, tmp_path: Path) -> Iterator[World]:
     prepare(server)
-    sides = [Side(server, f"back_{name}", make_database(server, f"back_{name}")) for name in ("dev", "prod")]
+    sides = [Side(server, f"lab_back_{name}", make_database(server, f"lab_back_{name}")) for name in ("dev", "prod")]
     for side, name in zip(sides, ("dev", "prod"), strict=True):
         side.run("public", lab_sql(name))
     holding = held(sides[1].dsn)
