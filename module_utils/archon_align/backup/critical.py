@@ -61,8 +61,8 @@ SELECT e.extname AS name, n.nspname AS schema FROM pg_extension e JOIN pg_namesp
 WHERE e.oid = ANY(%s::bigint[]::oid[]) AND e.extname <> 'plpgsql' ORDER BY 1
 """
 _SCHEMAS = """
-SELECT DISTINCT i.schema FROM unnest(%s::bigint[], %s::bigint[]) AS o (catalogue, oid)
-CROSS JOIN LATERAL pg_identify_object(o.catalogue::oid, o.oid::oid, 0) i WHERE i.schema IS NOT NULL ORDER BY 1
+SELECT DISTINCT n.nspname AS name FROM unnest(%s::bigint[], %s::bigint[]) AS o (catalogue, oid)
+CROSS JOIN LATERAL pg_identify_object(o.catalogue::oid, o.oid::oid, 0) i JOIN pg_namespace n ON quote_ident(n.nspname) = i.schema
 """
 _ENTRY = re.compile(r"\d+; (?P<catalogue>\d+) (?P<oid>\d+) (?P<rest>.*)", re.DOTALL)
 # pg_restore says this to any server, and those before PostgreSQL 17 do not know it.
@@ -118,17 +118,17 @@ def _named(rows: Sequence[dict[str, Any]], relations: set[int]) -> list[str]:
 def _preamble(session: Session, outside: Outside, closure: Closure) -> tuple[sql.Composable, ...]:
     """Schemas, extensions and stand-ins, each made only where it is missing and can be made."""
     nodes = closure.inside | closure.outside
-    schemas = [
-        row["schema"] for row in session.rows(_SCHEMAS, ([item for item, _ in nodes], [item for _, item in nodes]))
-    ]
+    schemas = {
+        sql.Identifier(row["name"]).as_string(None)
+        for row in session.rows(_SCHEMAS, ([item for item, _ in nodes], [item for _, item in nodes]))
+    }
     extensions = session.rows(_EXTENSIONS, (list(closure.extensions),))
+    schemas |= {sql.Identifier(row["schema"]).as_string(None) for row in extensions}
     wanted = [
         *(
             sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.SQL(name))
-            for name in schemas
-            if name not in ("pg_catalog", "pg_toast")
+            for name in sorted(schemas - {'"pg_catalog"', '"pg_toast"'})
         ),
-        *(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(row["schema"])) for row in extensions),
         *(
             sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA {}").format(
                 sql.Identifier(row["name"]), sql.Identifier(row["schema"])

@@ -20,14 +20,14 @@ FROM pg_depend WHERE deptype IN ('n', 'a', 'i', 'e')
 _INSIDE = """
 WITH dumped AS (SELECT oid FROM pg_namespace WHERE nspname = ANY(%(schemas)s))
 SELECT 'pg_class'::regclass::oid::bigint AS catalogue, oid::bigint AS oid FROM pg_class WHERE relnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_proc'::regclass, oid::bigint FROM pg_proc WHERE pronamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_type'::regclass, oid::bigint FROM pg_type WHERE typnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_operator'::regclass, oid::bigint FROM pg_operator WHERE oprnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_opclass'::regclass, oid::bigint FROM pg_opclass WHERE opcnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_opfamily'::regclass, oid::bigint FROM pg_opfamily WHERE opfnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_collation'::regclass, oid::bigint FROM pg_collation WHERE collnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_ts_config'::regclass, oid::bigint FROM pg_ts_config WHERE cfgnamespace IN (SELECT oid FROM dumped)
-UNION ALL SELECT 'pg_ts_dict'::regclass, oid::bigint FROM pg_ts_dict WHERE dictnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_proc'::regclass::oid::bigint, oid::bigint FROM pg_proc WHERE pronamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_type'::regclass::oid::bigint, oid::bigint FROM pg_type WHERE typnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_operator'::regclass::oid::bigint, oid::bigint FROM pg_operator WHERE oprnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_opclass'::regclass::oid::bigint, oid::bigint FROM pg_opclass WHERE opcnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_opfamily'::regclass::oid::bigint, oid::bigint FROM pg_opfamily WHERE opfnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_collation'::regclass::oid::bigint, oid::bigint FROM pg_collation WHERE collnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_ts_config'::regclass::oid::bigint, oid::bigint FROM pg_ts_config WHERE cfgnamespace IN (SELECT oid FROM dumped)
+UNION ALL SELECT 'pg_ts_dict'::regclass::oid::bigint, oid::bigint FROM pg_ts_dict WHERE dictnamespace IN (SELECT oid FROM dumped)
 """
 _CONSTRAINTS = """
 SELECT oid::bigint, contype::text, conrelid::bigint, contypid::bigint, confrelid::bigint FROM pg_constraint
@@ -37,7 +37,7 @@ SELECT 'pg_proc'::regclass::oid::bigint AS catalogue, p.oid::bigint AS oid, p.pr
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE n.nspname = ANY(%(schemas)s) AND l.lanname NOT IN ('c', 'internal')
 UNION ALL
-SELECT 'pg_type'::regclass, t.oid, t.typname, ''
+SELECT 'pg_type'::regclass::oid::bigint, t.oid::bigint, t.typname, ''
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
 WHERE n.nspname = ANY(%(schemas)s) AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 import time
@@ -27,18 +26,17 @@ from .tools import Running, environment, find_tool, first_error
 
 DATABASE = "backup"
 CRITICAL_DATABASE = "critical"
-PARALLEL_BYTES = 64 * 2**20
 VECTOR_INDEX_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a restore needs to know before the rows of the dump have been counted; `table_bytes` decides about jobs."""
+    """What a restore needs to know before the rows of the dump have been counted; `jobs` processes do it."""
 
     outside: Outside
     schemas: tuple[str, ...]
     encoding: str
-    table_bytes: int
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ class Proof:
                 "--no-security-labels",
                 f"--section={section}",
                 f"--use-list={kept.name}",
-                f"--jobs={_jobs(self.setting.table_bytes)}",
+                f"--jobs={self.setting.jobs}",
                 f"--dbname={self.server.dsn(DATABASE)}",
                 str(self.dump),
             ]
@@ -202,10 +200,6 @@ def _listing(server: EmbeddedServer, dump: Path, timeout: float) -> str:
             listing.stderr.decode(errors="replace"),
         )
     return listing.stdout.decode(errors="surrogateescape")
-
-
-def _jobs(table_bytes: int) -> int:
-    return min(4, os.cpu_count() or 1) if table_bytes > PARALLEL_BYTES else 1
 
 
 def _compare_rows(session: Session, expected: Sequence[Fingerprint], guard: Callable[[], None]) -> None:

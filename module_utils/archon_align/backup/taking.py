@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from .leftovers import STAGING, mark
 from .outside import Outside, outside
 from .prediction import Prediction, predict
 from .proof import Proof, Setting
+from .retention import Keep
 from .scratch import Scratch
+from .surroundings import Surroundings, surroundings
 from .survey import Survey, lock_for_reading, survey
 from .tools import Tool, find_tool, require_not_older, with_tls
 
@@ -43,12 +45,15 @@ class Options:
     """`timeout` bounds the dump and each step of its proof, in seconds; `min_free_mb` MiB are left free on every disk.
 
     Above `parallel_mb` MiB of tables several processes dump into a folder. An empty `pg_dump` means the bundled one.
+    `recipients` are the public keys to which the backup is encrypted; none leaves it plain.
     """
 
     pg_dump: str = ""
     timeout: float = 3600.0
     min_free_mb: int = 200
     parallel_mb: int = 64
+    recipients: tuple[str, ...] = ()
+    keep: Keep = field(default_factory=Keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Taken:
     carried: tuple[Fingerprint, ...]
     objects: Inventory
     lines: Mapping[Table, str]
+    surroundings: Surroundings
 
 
 def reading(context: Context, options: Options) -> Session:
@@ -231,7 +237,7 @@ def _dump(
         watch.check()
 
     found = planned.survey
-    setting = Setting(planned.outside, context.schemas, found.database.encoding, found.table_bytes)
+    setting = Setting(planned.outside, context.schemas, found.database.encoding, planned.form.jobs)
     proof = Proof(context, scratch.embedded, path, setting, options.timeout, guard)
     return Dumped(planned, path, seconds, proof, scratch.work(proof.fill))
 
@@ -253,7 +259,8 @@ def _read(context: Context, session: Session, dumped: Dumped, watch: space.Watch
     objects = inventory(session, context.schemas)
     protected = [item for item in fingerprints if item.table in context.protected]
     written = _write_lines(context, session, dumped.path.parent, protected, watch)
-    return Taken(dumped, tuple(fingerprints), tuple(carried), objects, written)
+    around = surroundings(session, dumped.plan.survey, dumped.plan.outside.left_out)
+    return Taken(dumped, tuple(fingerprints), tuple(carried), objects, written, around)
 
 
 def _write_lines(
