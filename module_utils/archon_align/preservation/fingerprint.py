@@ -11,6 +11,7 @@ from psycopg import sql
 from ..database.failures import server_error
 from ..database.session import Session
 from ..database.target import Table
+from ..errors import AlignError
 
 # Each row's md5 is cut into four numbers of 32 bits, summed apart: without an order, and unlike with XOR a row that is there twice
 # counts twice. The sums are folded to 32 bits each: 128 bits in all. A NULL row text cannot occur: ROW(...)::text is never NULL.
@@ -18,7 +19,8 @@ from ..database.target import Table
 # compute a hash of its own. (OFFSET 0 would do that, too, but keeps the server from reading a large table with several processes.)
 _FINGERPRINT = sql.SQL("""
 SELECT rows, lpad(to_hex(a & 4294967295), 8, '0') || lpad(to_hex(b & 4294967295), 8, '0')
-          || lpad(to_hex(c & 4294967295), 8, '0') || lpad(to_hex(d & 4294967295), 8, '0') AS digest
+          || lpad(to_hex(c & 4294967295), 8, '0') || lpad(to_hex(d & 4294967295), 8, '0') AS digest,
+       current_setting('row_security') AS row_security
 FROM (SELECT count(*) AS rows, coalesce(sum(substring(h, 1, 32)::int), 0) AS a, coalesce(sum(substring(h, 33, 32)::int), 0) AS b,
              coalesce(sum(substring(h, 65, 32)::int), 0) AS c, coalesce(sum(substring(h, 97, 32)::int), 0) AS d
       FROM (SELECT ('x' || md5(ROW({columns})::text))::bit(128) AS h, clock_timestamp() FROM {table}) AS hashed) AS summed
@@ -64,7 +66,8 @@ def fingerprint(
     """Fingerprint `columns` of every row of `table` in the session's current snapshot; columns are taken in name order.
 
     `expressions` gives the SQL text that stands for a column where that is not its name, `source` the FROM item that they
-    are over where that is not the table. Raises AlignError when this role may not see every row.
+    are over where that is not the table. Raises AlignError when this role may not see every row, or a
+    setting hides some.
     """
     ordered = tuple(sorted(columns))
     texts: Mapping[str, str] = expressions or {}
@@ -77,4 +80,13 @@ def fingerprint(
     except pg.InsufficientPrivilege as error:
         raise server_error(session.target, error, doing=f"fingerprinting {table}", object_name=str(table)) from error
     assert row is not None
+    if row["row_security"] != "off":
+        raise AlignError(
+            "A setting hides rows from the proof.",
+            object_name=f"{session.target.name} {table}",
+            expected="row_security = off, as this session has set it",
+            found=f"{row['row_security']}, set since by a function or a trigger",
+            remedy="Nothing is proved so. Find the function that sets row_security, and run again without it.",
+            code="row_security",
+        )
     return Fingerprint(table, ordered, int(row["rows"]), str(row["digest"]))
