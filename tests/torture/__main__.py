@@ -10,6 +10,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .report import line, table
@@ -24,12 +26,18 @@ class Torture:
 
     def __init__(self, runs: int, seed: int, folder: Path) -> None:
         self.stop = threading.Event()
+        self.interrupted = False
         self.outcomes: list[Outcome] = []
         self._folder = folder
         self._printing = threading.Lock()
         self._seeds: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(runs):
             self._seeds.put(seed + number)
+
+    def interrupt(self, *_: object) -> None:
+        """Stop (signal handler)."""
+        self.interrupted = True
+        self.stop.set()
 
     def work(self, worker: int) -> None:
         """Play rounds until there are none left."""
@@ -69,6 +77,18 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+@contextmanager
+def stopped_by_signals(torture: Torture) -> Iterator[None]:
+    """Ctrl-C ends the rounds that are going on, and nothing keeps running."""
+    before = {name: signal.signal(name, torture.interrupt) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        torture.stop.set()
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
 def main(given: list[str] | None = None) -> int:
     options = arguments(given)
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
@@ -76,15 +96,14 @@ def main(given: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
     torture = Torture(options.runs, seed, folder)
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: torture.stop.set())
     print(f"{options.runs} rounds from seed {seed}, {options.workers} labs in {folder}", flush=True)
     started = time.monotonic()
-    workers = [threading.Thread(target=torture.work, args=(number,)) for number in range(options.workers)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with stopped_by_signals(torture):
+        workers = [threading.Thread(target=torture.work, args=(number,)) for number in range(options.workers)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     failed = [outcome.seed for outcome in torture.outcomes if not outcome.survived]
     print(f"\n{table(torture.outcomes)}\n")
     minutes = (time.monotonic() - started) / 60
@@ -94,7 +113,7 @@ def main(given: list[str] | None = None) -> int:
     )
     if not failed:
         folder.rmdir()
-    if torture.stop.is_set():
+    if torture.interrupted:
         return 130
     return 1 if failed or len(torture.outcomes) < options.runs else 0
 

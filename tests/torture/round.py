@@ -172,10 +172,13 @@ def _plain_run(site: Site, uploader: Uploader, outcome: Outcome) -> None:
 
 
 def _only_vectors_from(playing: Playing, uploader: Uploader) -> None:
-    """Pages without a vector come until the schema phase of the last run; later ones would be left for the next run."""
+    """Pages without a vector come until the schema phase of the last run, since later ones may be left for the next run; none
+    at all from its last look at the vector index."""
     with suppress(Missed):
         playing.await_mark("schema")
-    uploader.nulls.clear()
+        uploader.nulls.clear()
+        playing.await_mark("search")
+    uploader.leave()
 
 
 def _check(site: Site, outcome: Outcome) -> None:

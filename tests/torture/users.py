@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +17,7 @@ import psycopg
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
+PAGES_TEXT = Path(__file__).parents[2] / "lab" / "data" / "dev.json"
 Row = Mapping[str, Any]  # a row as text: every number stays as the server wrote it
 PAGES = "archon_crawled_pages"
 PROJECTS = "archon_projects"
@@ -22,19 +25,6 @@ SETTINGS = "archon_settings"
 # The alignment itself sets the rest.
 FREE_SETTINGS = ("LOGFIRE_ENABLED", "PORT", "HOST", "USE_RERANKING", "PROJECTS_ENABLED")
 _WORDS = ["prüfen", "检查", "release", "portal", "backup", "Größe", "логин", "الإعدادات", "naïve", "🚀", "retry"]
-_TOPICS = [
-    "harbour",
-    "tide",
-    "lantern",
-    "orchard",
-    "violin",
-    "granite",
-    "meadow",
-    "compass",
-    "barley",
-    "anvil",
-    "heron",
-]
 
 
 def as_row(text: str) -> dict[str, Any]:
@@ -137,7 +127,7 @@ class User(threading.Thread):
                     self.ledger.settle(writes, certain=False)
                 self._give_up()
                 self.start_over()
-            self.rest(0.05, 0.35)
+            self.rest(0.05, 0.5)
 
     def act(self, connection: psycopg.Connection, writes: list[Write]) -> None:
         """One transaction; notes in `writes` what it wrote."""
@@ -324,20 +314,23 @@ class TaskUser(User):
 
 class Uploader(User):
     """Uploads a few files over and over, as Archon does: the pages of that name go, a new source and new pages come, each in a
-    transaction of its own. Pages have their vector, or none while `nulls` is set. Edits a setting in between."""
+    transaction of its own. Pages have their vector, or none while `nulls` is set. Edits a setting in between. Not often: an hnsw
+    index whose deleted entries nobody has vacuumed finds less, and a run is right to build it anew."""
 
     def __init__(
         self, dsn: Callable[[], str], ledger: Ledger, seed: str, embed: Callable[[list[str]], list[str]]
     ) -> None:
         super().__init__("uploader", dsn, ledger, seed)
         self._embed = embed
+        # Words of many kinds, or the pages would be so much alike that no index could tell them apart.
+        self._vocabulary = sorted(set(re.findall(r"[a-z]{4,}", PAGES_TEXT.read_text(encoding="utf-8"))))
         self._steps: list[Callable[[psycopg.Connection, list[Write]], None]] = []
         self.nulls = threading.Event()
         self.nulls.set()
 
     def act(self, connection: psycopg.Connection, writes: list[Write]) -> None:
         if not self._steps:
-            self.rest(0.2, 1.5)
+            self.rest(1.0, 6.0)
             self._steps = self._upload() if self.rng.random() < 0.8 else [self._setting]
         self._steps.pop(0)(connection, writes)
 
@@ -347,7 +340,9 @@ class Uploader(User):
     def _upload(self) -> list[Callable[[psycopg.Connection, list[Write]], None]]:
         name = f"torture-{self.rng.randrange(5)}.md"
         source = f"file_{name.replace('.', '_')}_{time.time_ns()}"
-        texts = [f"{self.words(_TOPICS, 12, 60)}, {number} of {name}." for number in range(self.rng.randint(1, 4))]
+        texts = [
+            f"{self.words(self._vocabulary, 8, 40)}, {number} of {name}." for number in range(self.rng.randint(1, 4))
+        ]
         if self.rng.random() < 0.1:
             texts.append("  \n")  # a blank page is never embedded
         without = self.rng.random() < 0.6
