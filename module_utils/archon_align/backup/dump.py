@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,9 +115,8 @@ def require_success(ended: Ended, target: str, folder: Path) -> None:
     if ended.status == 0:
         return
     said = first_error(ended.said)
-    if says_full(ended.said) or ended.status == -signal.SIGXFSZ:
-        limit = "a limit of the size of files" if ended.status == -signal.SIGXFSZ else said
-        raise disk_full(f"{target} → {folder}", "room for the dump", f"exit status {ended.status}: {limit}")
+    if says_full(ended.said):
+        raise disk_full(f"{target} → {folder}", "room for the dump", f"exit status {ended.status}: {said}")
     code, expected, remedy = next(
         (words for pattern, *words in _CAUSES if re.search(pattern, ended.said)),
         ("pg_dump_failed", "pg_dump to end with status 0", "Correct the cause named above and run again."),

@@ -199,6 +199,8 @@ class Running:
             env=environment({**tool.environment, **(extra or {})}),
             umask=0o077,
             start_new_session=True,
+            # Python ignores the signal of a limit of file sizes: so do they then, and say what they met.
+            restore_signals=False,
         )
 
     def __enter__(self) -> Running:
