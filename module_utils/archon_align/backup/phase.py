@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..preservation.fingerprint import Fingerprint, fingerprint
-from . import manifest, record, stored, taking
+from . import manifest, record, retention, seal, stored, taking
 from .critical import NAME as CRITICAL_NAME
 from .critical import chosen, write_script
 from .inventory import counts
@@ -36,9 +38,10 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     Raises AlignError; without a proof there is no success. Never changes a database.
     """
     started = time.monotonic()
+    to = seal.recipients(options.recipients)
     remove_leftovers(context.run.artifacts.parent)
     with Scratch() as scratch:
-        outcome = _predict(context, options, scratch) if context.check else _back_up(context, options, scratch)
+        outcome = _predict(context, options, scratch) if context.check else _back_up(context, options, scratch, to)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -64,7 +67,11 @@ def _predict(context: Context, options: Options, scratch: Scratch) -> PhaseOutco
     return PhaseOutcome(
         phase=context.phase,
         status="aligned",
-        findings=[_planned(planned, len(tables), rows), *_absent(context, section)],
+        findings=[
+            _planned(planned, len(tables), rows),
+            *_absent(context, section),
+            *_pruned(context, options, planned),
+        ],
         details={
             "backup": {
                 "planned": True,
@@ -98,7 +105,12 @@ def _planned(planned: Plan, tables: int, rows: int) -> Finding:
     )
 
 
-def _back_up(context: Context, options: Options, scratch: Scratch) -> PhaseOutcome:
+def _pruned(context: Context, options: Options, planned: Plan) -> list[Finding]:
+    root, run, database = context.run.artifacts.parent, context.run.id, taking.identity_of(planned.survey)
+    return retention.prune(root, FOLDER, options.keep, run, database, check=context.check)
+
+
+def _back_up(context: Context, options: Options, scratch: Scratch, to: Sequence[seal.Recipient]) -> PhaseOutcome:
     with taking.staged(context) as folder:
         taken = taking.take(context, options, scratch, folder)
         section = record.snapshot_before(context, taken.dumped.plan.survey, list(taken.fingerprints))
@@ -110,17 +122,18 @@ def _back_up(context: Context, options: Options, scratch: Scratch) -> PhaseOutco
             # What could not be proved is evidence, but neither on a full disk nor in the place of what was proved.
             if error.code != "disk_full" and not folder.with_name(FOLDER).exists():
                 content["unverified_because"] = f"{error.what} {error.object_name}: {error.found}"
-                _finish(context, folder, content)
+                _finish(context, folder, content, to)
             raise
         content["seconds"]["proof"] = round(time.monotonic() - started, 3)
-        published = _finish(context, folder, content)
+        content, published = _finish(context, folder, content, to)
+    details = _details(taken, content, published)
     return PhaseOutcome(
         phase=context.phase,
         status="aligned",
-        findings=[*findings, *_absent(context, section)],
+        findings=[*findings, *_absent(context, section), *_pruned(context, options, taken.dumped.plan)],
         details={
-            "backup": _details(taken, content, published),
-            "restore_points": [_restore_point(context, taken, published)],
+            "backup": details,
+            "restore_points": [_restore_point(context, taken, details, published)],
             "protected_before": section,
         },
     )
@@ -206,21 +219,29 @@ def _prove_alone(
     ]
 
 
-def _finish(context: Context, folder: Path, content: dict[str, Any]) -> Path:
-    """Write the manifest, with every file's checksum, and make the folder the run's backup."""
+def _finish(
+    context: Context, folder: Path, content: dict[str, Any], to: Sequence[seal.Recipient]
+) -> tuple[dict[str, Any], Path]:
+    """Encrypt the files, write the manifest with every file's checksum, and make the folder the run's backup."""
     content["files"] = manifest.checksums(folder)
+    if to:
+        content = seal.seal(folder, content, to)
     record.write(context, folder, manifest.NAME, manifest.as_bytes(content))
-    return taking.publish(folder)
+    return content, taking.publish(folder)
 
 
 def _details(taken: Taken, content: dict[str, Any], folder: Path) -> dict[str, Any]:
     name = taken.dumped.path.name
+    suffix = seal.SUFFIX if content["encryption"] else ""
     predicted = taken.dumped.plan.prediction
     return {
-        "path": f"{FOLDER}/{name}",
+        "path": f"{FOLDER}/{name}" + (suffix if (folder / f"{name}{suffix}").exists() else ""),
+        "encrypted": bool(suffix),
         "format": content["dump"]["format"],
         "bytes": sum(
-            file["bytes"] for path, file in content["files"].items() if path == name or path.startswith(f"{name}/")
+            file["bytes"]
+            for path, file in content["files"].items()
+            if path == f"{name}{suffix}" or path.startswith(f"{name}/")
         ),
         "manifest_sha256": stored.facts(folder / manifest.NAME)["sha256"],
         "seconds": {**content["seconds"], "restore": round(taken.dumped.proof.seconds, 3)},
@@ -229,7 +250,7 @@ def _details(taken: Taken, content: dict[str, Any], folder: Path) -> dict[str, A
         "rows": sum(item.rows for item in taken.fingerprints),
         "objects": counts(taken.objects),
         "critical": {
-            "path": f"{FOLDER}/{CRITICAL_NAME}",
+            "path": f"{FOLDER}/{CRITICAL_NAME}{suffix}",
             "tables": len(taken.lines),
             "left_out": len(content["critical"]["left_out"]),
             "verified": content["critical"]["verified"],
@@ -238,16 +259,16 @@ def _details(taken: Taken, content: dict[str, Any], folder: Path) -> dict[str, A
     }
 
 
-def _restore_point(context: Context, taken: Taken, folder: Path) -> dict[str, Any]:
-    dump = folder / taken.dumped.path.name
+def _restore_point(context: Context, taken: Taken, details: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "name": f"{context.run.id}:backup",
         "kind": "backup",
-        "path": f"{FOLDER}/{dump.name}",
+        "path": details["path"],
         "verified": True,
         "created_at": taken.dumped.plan.survey.database.now,
-        "restore_with": f"in an empty database run {folder / record.PREAMBLE_NAME} as superuser (psql), then: "
-        f"pg_restore --exit-on-error --use-list={folder / record.LIST_NAME} --dbname=DSN {dump}",
+        "restore_with": f"ansible-playbook playbooks/restore.yml -e restore_backup={shlex.quote(str(folder))} "
+        "-e restore_dsn=<DSN of an empty database>"
+        + (" -e restore_identity=<key file>" if details["encrypted"] else ""),
     }
 
 

@@ -16,6 +16,7 @@ from .taking import Taken, identity_of
 LIST_NAME = "restore.list"
 PREAMBLE_NAME = "preamble.sql"
 OBJECTS_NAME = "objects.json"
+SURROUNDINGS_NAME = "surroundings.json"
 
 
 def snapshot_before(context: Context, found: Survey, tables: list[Fingerprint]) -> dict[str, dict[str, Any]]:
@@ -43,6 +44,7 @@ def contents(context: Context, taken: Taken, folder: Path) -> dict[str, Any]:
     preamble = "".join(f"{statement.as_string(None)};\n" for statement in planned.outside.statements)
     write(context, folder, PREAMBLE_NAME, f"SET check_function_bodies = off;\n{preamble}".encode())
     write(context, folder, OBJECTS_NAME, _objects(taken.objects))
+    write(context, folder, SURROUNDINGS_NAME, manifest.as_bytes(taken.surroundings.as_json()))
     return {
         "format": manifest.FORMAT,
         "run_id": context.run.id,

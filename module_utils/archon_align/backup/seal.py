@@ -1,12 +1,11 @@
 """Encryption at rest: a backup sealed to public keys with age, and opened again with the private one.
 
-Nothing plain outlives a backup that is to be sealed: while it is made a lock marks its folder, and what a killed run
-left under an abandoned mark is removed by the next one. The library is loaded only when there is something to encrypt.
+A backup is sealed where it is staged: nothing plain is ever in its own folder. The library is loaded only when there is
+something to encrypt.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -17,17 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..context import RUN_ID, Run
 from ..errors import AlignError
-from ..findings import Finding
 from . import manifest as manifests
 from . import stored
+from .leftovers import OPENED, mark
 
 SUFFIX = ".age"
 SCHEME = "age"
-# Beside the backup's folder, in which only files of the backup are.
-_MARK = ".{}.to-be-sealed"
-_OPENED = "archon-align-opened-"
 _SHOWN = ("age1", "ssh-ed25519 ", "ssh-rsa ")
 
 
@@ -88,65 +83,33 @@ def recipients(texts: Sequence[str]) -> tuple[Recipient, ...]:
     return tuple(found)
 
 
-@contextmanager
-def sealing(run: Run, folder: Path, to: Sequence[Recipient]) -> Iterator[None]:
-    """Seal at the end of the `with` block the backup that it has made in `folder`, also when the block fails.
-
-    What cannot be sealed is removed: nothing plain stays in the folder, or AlignError says what did.
-    """
-    if not to:
-        yield
-        return
-    with _marked(folder):
-        try:
-            yield
-        except AlignError:
-            # What is not proved is evidence all the same, and as private.
-            with contextlib.suppress(AlignError):
-                _seal_written(run, folder, to)
-            raise
-        else:
-            _seal_written(run, folder, to)
-        finally:
-            _remove_plain(folder)
-
-
-def _seal_written(run: Run, folder: Path, to: Sequence[Recipient]) -> None:
-    content = stored.read(folder / manifests.NAME)
-    if content is not None and content.get("encryption") is None:
-        content = seal(folder, content, to)
-        run.write(f"{folder.relative_to(run.artifacts)}/{manifests.NAME}", manifests.as_bytes(content))
-
-
 def seal(folder: Path, manifest: Mapping[str, Any], to: Sequence[Recipient]) -> dict[str, Any]:
-    """Encrypt every file of the manifest beside itself; the manifest that says so, for the caller to write.
+    """Encrypt every file of the manifest and remove the plain ones; the manifest that says so, for the caller to write.
 
-    The plain files are still there. Raises AlignError, with no encrypted file left, when one cannot be written.
+    Raises AlignError when that is impossible: then the folder must go, for there may be plain files in it.
     """
     library = _library()
     plain: dict[str, Any] = dict(manifest["files"])
-    made: list[Path] = []
-    try:
-        for name in plain:
-            sealed = folder / f"{name}{SUFFIX}"
-            made.append(sealed)
-            with (folder / name).open("rb") as source, _Sink(sealed) as sink:
+    stored_as: dict[str, Any] = {}
+    for name in plain:
+        path, sealed = folder / name, folder / f"{name}{SUFFIX}"
+        try:
+            with path.open("rb") as source, _Sink(sealed) as sink:
                 library.encrypt_io(source, sink, [item.key for item in to])
-    except (library.EncryptError, OSError) as error:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        raise AlignError(
-            "The backup was made but could not be encrypted, so it was removed.",
-            object_name=str(made[-1]),
-            expected="every file of the backup encrypted to archon_backup_recipients",
-            found=" ".join(str(error).split()),
-            remedy="Free space there or correct the permissions of the folder, then run again.",
-            code="not_sealed",
-        ) from error
+            path.unlink()
+            stored_as[f"{name}{SUFFIX}"] = stored.facts(sealed)
+        except (library.EncryptError, OSError) as error:
+            raise AlignError(
+                "The backup was made but could not be encrypted, so it was removed.",
+                object_name=str(sealed),
+                expected="every file of the backup encrypted to archon_backup_recipients",
+                found=" ".join(str(error).split()),
+                remedy="Free space there or correct the permissions of the folder, then run again.",
+                code="not_sealed",
+            ) from error
     return {
         **manifest,
-        "files": {path.relative_to(folder).as_posix(): stored.facts(path) for path in made},
+        "files": stored_as,
         "encryption": {"scheme": SCHEME, "recipients": [item.text for item in to], "plain": plain},
     }
 
@@ -183,64 +146,6 @@ class _Sink:
         self._file.flush()
 
 
-def _remove_plain(folder: Path) -> None:
-    """Remove every file that is neither encrypted nor the manifest; all of them when the manifest does not say encrypted."""
-    content = stored.read(folder / manifests.NAME)
-    sealed = content is not None and content.get("encryption") is not None
-    try:
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                with contextlib.suppress(OSError):
-                    path.rmdir()  # one that still holds encrypted files stays
-            elif not sealed or (path.suffix != SUFFIX and path != folder / manifests.NAME):
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise AlignError(
-            "Unencrypted files of the backup could not be removed.",
-            object_name=str(error.filename or folder),
-            expected="nothing plain left, since archon_backup_recipients is set",
-            found=error.strerror or str(error),
-            remedy="Remove them by hand and correct the permissions of the folder.",
-            code="plain_left",
-        ) from error
-
-
-@contextmanager
-def _marked(folder: Path) -> Iterator[None]:
-    mark = folder.with_name(_MARK.format(folder.name))
-    held = os.open(mark, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-        mark.unlink(missing_ok=True)
-    finally:
-        os.close(held)
-
-
-def sweep(root: Path, folder_name: str, current: str) -> list[Finding]:
-    """Remove what killed runs left unencrypted though it was to be sealed, in the runs' folders below `root`."""
-    findings = []
-    for run in sorted(root.iterdir()) if root.is_dir() else ():
-        folder, mark = run / folder_name, run / _MARK.format(folder_name)
-        if run.name == current or run.is_symlink() or not RUN_ID.fullmatch(run.name) or not mark.is_file():
-            continue
-        with contextlib.suppress(OSError):
-            if in_use(mark):
-                continue
-            _remove_plain(folder)
-            mark.unlink(missing_ok=True)
-            findings.append(
-                Finding(
-                    "plain_removed",
-                    "info",
-                    str(folder),
-                    "A run that died had left this backup half-made and not yet encrypted; its plain files were removed.",
-                    "Nothing to do.",
-                )
-            )
-    return findings
-
-
 @contextmanager
 def opened(folder: Path, identity_file: Path | None) -> Iterator[Opened]:
     """A backup's plain files, every checksum of what is stored verified first; nobody prunes it meanwhile.
@@ -254,16 +159,15 @@ def opened(folder: Path, identity_file: Path | None) -> Iterator[Opened]:
             yield Opened(folder, manifest)
             return
         keys = _identities(folder, encryption, identity_file)
-        _clear_abandoned()
         _require_room(encryption["plain"])
-        with tempfile.TemporaryDirectory(prefix=_OPENED) as name, _held(Path(name)):
+        with tempfile.TemporaryDirectory(prefix=f"{OPENED}{mark()}-") as name:
             _decrypt(folder, Path(name), encryption["plain"], keys)
             yield Opened(Path(name), manifest)
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a shared lock on a file or folder; one that cannot be opened is told by whoever reads it."""
+    """Hold a shared lock on a file; one that cannot be opened is told by whoever reads it."""
     try:
         held = os.open(path, os.O_RDONLY)
     except OSError:
@@ -277,7 +181,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def in_use(path: Path) -> bool:
-    """Whether somebody holds the file or folder, as `opened` does."""
+    """Whether somebody holds the file, as `opened` does."""
     try:
         looked = os.open(path, os.O_RDONLY)
     except OSError:
@@ -289,14 +193,6 @@ def in_use(path: Path) -> bool:
     finally:
         os.close(looked)
     return False
-
-
-def _clear_abandoned() -> None:
-    """Remove what restores that were killed had decrypted."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_OPENED}*"):
-        with contextlib.suppress(OSError):
-            if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink() and not in_use(folder):
-                shutil.rmtree(folder)
 
 
 def _identities(folder: Path, encryption: Mapping[str, Any], identity_file: Path | None) -> list[Any]:

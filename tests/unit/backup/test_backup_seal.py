@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ import pyrage
 import pytest
 from archon_align.backup import manifest as manifests
 from archon_align.backup import seal, stored
+from archon_align.backup.leftovers import remove_leftovers
 from archon_align.context import Run
 from archon_align.errors import AlignError
 
@@ -45,30 +45,20 @@ def run(tmp_path: Path) -> Run:
     return Run(RUN, tmp_path / "artifacts" / RUN)
 
 
-def make_backup(run: Run, *, verified: bool = True, **more: Any) -> Path:
+def make_backup(run: Run, **more: Any) -> tuple[Path, dict[str, Any]]:
     folder = run.artifacts / "backup"
     for name, content in FILES.items():
         run.write(f"backup/{name}", content)
     files = {name: stored.facts(folder / name) for name in FILES}
-    content = {"format": manifests.FORMAT, "run_id": run.id, "files": files, "encryption": None, "verified": verified}
+    content = {"format": manifests.FORMAT, "run_id": run.id, "files": files, "encryption": None, "verified": True}
     run.write("backup/manifest.json", manifests.as_bytes({**content, **more}))
+    return folder, content
+
+
+def make_sealed(run: Run, *to: str) -> Path:
+    folder, content = make_backup(run)
+    run.write("backup/manifest.json", manifests.as_bytes(seal.seal(folder, content, seal.recipients(to))))
     return folder
-
-
-def make_sealed(run: Run, keys: Keys, meanwhile: Callable[[], object] = lambda: None, *, verified: bool = True) -> Path:
-    folder = run.artifacts / "backup"
-    folder.mkdir(parents=True)
-    with seal.sealing(run, folder, seal.recipients([keys.public])):
-        make_backup(run, verified=verified)
-        meanwhile()
-    return folder
-
-
-def fail(error: BaseException) -> Callable[[], None]:
-    def failing() -> None:
-        raise error
-
-    return failing
 
 
 def names(folder: Path) -> set[str]:
@@ -77,7 +67,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture
 def sealed(run: Run, keys: Keys) -> Path:
-    return make_sealed(run, keys)
+    return make_sealed(run, keys.public)
 
 
 def test_what_is_sealed_opens_again_and_nothing_plain_stays(sealed: Path, keys: Keys) -> None:
@@ -92,12 +82,10 @@ def test_what_is_sealed_opens_again_and_nothing_plain_stays(sealed: Path, keys: 
         assert {name: (backup.folder / name).read_bytes() for name in FILES} == FILES
         assert {stat.S_IMODE((backup.folder / name).stat().st_mode) for name in FILES} == {0o600}
     assert not backup.folder.exists()
-    assert not list(sealed.parent.glob(".*"))
 
 
-def test_without_recipients_everything_stays_as_it_was_made(run: Run) -> None:
-    with seal.sealing(run, run.artifacts / "backup", seal.recipients([])):
-        folder = make_backup(run)
+def test_a_plain_backup_opens_where_it_lies(run: Run) -> None:
+    folder, _ = make_backup(run)
     with seal.opened(folder, None) as backup:
         assert backup.folder == folder
         assert names(folder) == {"manifest.json", *FILES}
@@ -112,9 +100,7 @@ def test_the_library_is_loaded_only_to_encrypt() -> None:
 def test_ssh_keys_serve_too(kind: str, run: Run, tmp_path: Path) -> None:
     key = tmp_path / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key, "-C", "some one"], check=True)
-    (run.artifacts / "backup").mkdir(parents=True)
-    with seal.sealing(run, run.artifacts / "backup", seal.recipients([key.with_suffix(".pub").read_text()])):
-        folder = make_backup(run)
+    folder = make_sealed(run, key.with_suffix(".pub").read_text())
     with seal.opened(folder, key) as backup:
         assert (backup.folder / "public.dump").read_bytes() == FILES["public.dump"]
 
@@ -132,49 +118,22 @@ def test_a_bad_recipient_is_refused_and_never_shown_when_it_may_be_secret(given:
     assert "BEGIN" not in str(raised.value)
 
 
-def test_a_failed_proof_leaves_a_sealed_backup(run: Run, keys: Keys) -> None:
-    folder = run.artifacts / "backup"
-    error = AlignError("not proved", object_name="x", expected="", found="", remedy="")
-    with pytest.raises(AlignError, match="not proved"):
-        make_sealed(run, keys, fail(error), verified=False)
-    assert names(folder) == {"manifest.json", *(f"{name}.age" for name in FILES)}
-    assert json.loads((folder / "manifest.json").read_text())["verified"] is False
+def test_each_recipient_opens_it(run: Run, keys: Keys, tmp_path: Path) -> None:
+    other = Keys(tmp_path, "other")
+    folder = make_sealed(run, keys.public, other.public)
+    for file in (keys.file, other.file):
+        with seal.opened(folder, file) as backup:
+            assert (backup.folder / "public.dump").read_bytes() == FILES["public.dump"]
 
 
-@pytest.mark.parametrize("trouble", [SystemExit, KeyboardInterrupt])
-def test_an_interruption_leaves_nothing(trouble: type[BaseException], run: Run, keys: Keys) -> None:
-    with pytest.raises(trouble):
-        make_sealed(run, keys, fail(trouble()))
-    assert names(run.artifacts / "backup") == set()
-
-
-def test_what_cannot_be_sealed_is_removed_and_told(run: Run, keys: Keys) -> None:
-    folder = run.artifacts / "backup"
+def test_a_full_disk_is_told_also_when_only_the_last_bytes_meet_it(run: Run, keys: Keys) -> None:
+    folder, content = make_backup(run)
+    (folder / "empty.age").symlink_to("/dev/full")
     with pytest.raises(AlignError) as raised:
-        make_sealed(run, keys, lambda: (folder / "empty.age").symlink_to("/dev/full"))
+        seal.seal(folder, content, seal.recipients([keys.public]))
     assert raised.value.code == "not_sealed"
     assert raised.value.object_name == str(folder / "empty.age")
     assert "No space left" in raised.value.found
-    assert names(folder) == set()
-
-
-def test_a_killed_run_leaves_plain_files_only_until_the_next(run: Run, keys: Keys) -> None:
-    folder = run.artifacts / "backup"
-    child = os.fork()
-    if child == 0:
-        make_sealed(run, keys, lambda: os.kill(os.getpid(), 9))
-    os.waitpid(child, 0)
-    assert names(folder) == {"manifest.json", *FILES}
-    root = run.artifacts.parent
-    assert seal.sweep(root, "backup", RUN) == [], "the running run's own is its own affair"
-    mark = next(run.artifacts.glob(".*"))
-    with mark.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert seal.sweep(root, "backup", "another") == [], "a run that is alive keeps its mark locked"
-    (finding,) = seal.sweep(root, "backup", "another")
-    assert (finding.code, finding.object) == ("plain_removed", str(folder))
-    assert names(folder) == set()
-    assert seal.sweep(root, "backup", "another") == []
 
 
 def spoil(change: Callable[[Path], object]) -> Callable[[Path], Path]:
@@ -258,13 +217,16 @@ def test_what_a_killed_restore_had_decrypted_goes_with_the_next(
     sealed: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left = tmp_path / "archon-align-opened-left"
-    left.mkdir()
-    (left / "public.dump").write_bytes(b"plain")
-    with seal.opened(sealed, keys.file) as backup:
-        assert not left.exists()
+    child = os.fork()
+    if child == 0:
         with seal.opened(sealed, keys.file):
-            assert backup.folder.exists(), "another restore's is in use"
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.glob("archon-align-opened-*")
+    with seal.opened(sealed, keys.file) as backup:
+        remove_leftovers(tmp_path)
+        assert not left.exists()
+        assert backup.folder.exists(), "another restore's is in use"
 
 
 def test_no_room_to_decrypt_is_told_before(sealed: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +239,7 @@ def test_no_room_to_decrypt_is_told_before(sealed: Path, keys: Keys, monkeypatch
 
 
 def test_an_unproved_backup_does_not_open(run: Run) -> None:
-    with pytest.raises(AlignError) as raised, seal.opened(make_backup(run, verified=False), None):
+    folder, _ = make_backup(run, verified=False)
+    with pytest.raises(AlignError) as raised, seal.opened(folder, None):
         pass
     assert raised.value.code == "backup_unusable"
