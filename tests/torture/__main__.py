@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import queue
 import secrets
 import signal
@@ -91,6 +92,9 @@ def stopped_by_signals(torture: Torture) -> Iterator[None]:
 
 def main(given: list[str] | None = None) -> int:
     options = arguments(given)
+    logging.getLogger("httpx").setLevel(
+        logging.WARNING
+    )  # a library of the lab's vectors switches everybody's messages on
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="torture-"))
     folder.mkdir(parents=True, exist_ok=True)

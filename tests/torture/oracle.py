@@ -177,6 +177,8 @@ def alignment_is_complete(site: Site, before: Before) -> list[str]:
             if len(indexes) > 1:
                 wrong.append(f"{table} has the vector indexes {sorted(indexes)}")
         wrong += _settings(prod, site)
+        if wrong:
+            return wrong  # the tables below may not even be there
         components = "SELECT name || ' ' || instruction_text FROM archon_template_components"
         wrong += [
             f"PROD lacks template component {name[:60]!r}"
