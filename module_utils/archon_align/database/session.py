@@ -128,6 +128,14 @@ class Session:
         """Run one planned statement exactly as the plan shows it."""
         return self._run(statement.sql, None, proves_values=statement.proves_values).rowcount
 
+    @contextmanager
+    def copying(self, query: sql.Composable) -> Iterator[psycopg.Copy]:
+        """COPY … TO STDOUT or FROM STDIN, to be read or written within the block."""
+        text = self._text(query, doubled=False)
+        gate.inspect(text, read_only=self.read_only, protected=self._protected)
+        with self.connection.cursor().copy(text.encode()) as copy:
+            yield copy
+
     def progress(self, text: str) -> None:
         """Show `text` in pg_stat_activity, from where the keeper publishes it."""
         self.rows(

@@ -13,6 +13,9 @@ from ..database.target import Table
 from ..database.transaction import LockMode, protected_transaction
 from ..plan import Statement
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
+from ..rollback.structure_recording import ReleaseRecorder
+from ..rollback.structure_vectors import release
 from ..schema.decisions import QUARANTINE
 from .kinds import COLUMN, KINDS
 
@@ -78,11 +81,15 @@ def find(session: Session) -> list[Copy]:
     return found
 
 
-def remove(session: Session, copies: list[Copy]) -> list[Proof]:
-    """Drop `copies` in one protected transaction."""
+def remove(session: Session, copies: list[Copy], ledger: Ledger) -> list[Proof]:
+    """Drop `copies` in one protected transaction, after their vectors were written into the restore point `ledger`."""
+    ledger.begin(session)
+    recorder = ReleaseRecorder(ledger)
 
     def act() -> None:
         for copy in copies:
+            recorder.released.append(release(session, copy.table))
             session.apply(copy.removal)
 
-    return protected_transaction(session, act, locks={copy.table: LockMode.ALTER for copy in copies})[1]
+    locks = {copy.table: LockMode.ALTER for copy in copies}
+    return protected_transaction(session, act, locks=locks, recorder=recorder)[1]

@@ -15,6 +15,7 @@ from ..findings import Finding
 from ..plan import Statement
 from ..preservation.proof import Proof
 from ..rollback.ledger import Ledger
+from ..rollback.structure_vectors import Swapped as Displaced
 from ..schema import swap as schema_swap
 from ..schema.apply import apply
 from ..schema.inspect import inspect
@@ -170,7 +171,7 @@ def _carry_out(
             before=before,
             finally_prove=finally_prove,
             ledger=ledger,
-            final=[f"{found.table}.{COLUMN}, whose old vectors are in {planned.kept}"],
+            swapped=[Displaced(planned.column, planned.beside, planned.kept)],
         )
     kept = Finding(
         "vectors_kept",

@@ -32,18 +32,25 @@ from .ledger import Entry
 from .structure_drops import Drops, arrange, dropping, loosening, relation_of
 from .structure_settling import Settling, exact_enums
 from .structure_states import State, catalog_of, states
+from .structure_swapped import Vectors
 from .structure_target import Target, Told, read, require_undoable, target
+from .structure_vectors import Load, load
 from .undo import Kept, Request, Undo
 
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def plan_structure(
-    session: Session, entries: Sequence[Entry], request: Request, deleted: Mapping[TableName, int]
+    session: Session,
+    entries: Sequence[Entry],
+    request: Request,
+    deleted: Mapping[TableName, int],
+    emptied: Mapping[tuple[TableName, str], int] | None = None,
 ) -> Undo:
     """What puts the structure back that `entries` (oldest first, of the session's database) tell of.
 
-    `deleted` counts the rows that are deleted before these statements, by table. The statements need `check_function_bodies`
+    `deleted` counts the rows that are deleted before these statements, by table, `emptied` the values that are set to NULL, by
+    table and column. The statements need `check_function_bodies`
     off and are followed by NOTIFY pgrst; a Guard among them is a query that must find no row (see `run`). Raises AlignError
     `rollback_not_possible` when an entry tells of values that were moved or replaced, or when nobody knows the way back;
     ValueError, TypeError or KeyError when an entry is none of ours.
@@ -57,13 +64,15 @@ def plan_structure(
         schemas = _schemas(session, told)
         now = inspect(session, schemas)
         goal = target(now, told, request)
-        if _settled(goal.wanted, states(goal.here)):
-            return Undo(kept=list(goal.kept.values()))
-        return _Planner(session, schemas, now, goal, request, deleted).undo()
+        vectors = Vectors(session, told, goal)
+        return _Planner(session, schemas, now, goal, request, deleted, emptied or {}, vectors).undo()
 
 
 def run(session: Session, statement: Statement) -> None:
-    """Run one planned statement. Raises AlignError when it is a guard that finds a row."""
+    """Run one planned statement. Raises AlignError when it is a guard that finds a row, or when a file cannot be read."""
+    if isinstance(statement, Load):
+        load(session, statement)
+        return
     rows = session.apply(statement)
     if isinstance(statement, Guard) and rows:
         raise AlignError(
@@ -79,11 +88,6 @@ def run(session: Session, statement: Statement) -> None:
 def _schemas(session: Session, told: Sequence[Told]) -> tuple[str, ...]:
     named = {change.key.schema for one in told for change in one.changes if change.key.schema}
     return (*session.context.schemas, *sorted(named - set(session.context.schemas)))
-
-
-def _settled(wanted: Mapping[Key, State], found: Mapping[Key, State]) -> bool:
-    """Is nothing different that could be changed?"""
-    return not _unlike(wanted, found)
 
 
 def _unlike(wanted: Mapping[Key, State], found: Mapping[Key, State]) -> list[Key]:
@@ -104,35 +108,47 @@ class _Planner:
         goal: Target,
         request: Request,
         deleted: Mapping[TableName, int],
+        emptied: Mapping[tuple[TableName, str], int],
+        vectors: Vectors,
     ) -> None:
+        self.request = request
+        self.vectors = vectors
         self.session = session
         self.schemas = schemas
         self.now = now
         self.goal = goal
         self.found = states(goal.here)
         self.writer = Writer(goal.here.extension_schemas, _identities(goal.here))
+        self.emptied = {
+            Key(Kind.COLUMN, table.schema, table.name, column): number for (table, column), number in emptied.items()
+        }
         self.settling = Settling(session, goal, request, deleted, self.writer)
 
     def undo(self) -> Undo:
         self._leave_large_indexes()
         while True:
             self.settling.settle()
-            if _settled(self.goal.wanted, self.found):
-                return Undo(kept=list(self.goal.kept.values()))
+            replaced = self.vectors.replaced()
+            if not _unlike(self.goal.wanted, self.found):
+                return Undo(self.vectors.copies(replaced), kept=list(self.goal.kept.values()))
             drops = arrange(self.goal.here, self.settling.gone())
+            drops = replace(drops, early=(*drops.early, *(one.column for one in replaced)))
             made = self._made(drops)
             if not self._leave(made):
                 break
         statements = self._statements(drops, made)
+        for one in replaced:
+            statements = self.vectors.filled(one, statements, self.writer)
+            self.vectors.name_rows(one, self.request)
+        statements = [*self.vectors.copies(replaced), *statements]
         kept = list(self.goal.kept.values())
         return Undo(
             statements,
             self._locks(drops, made),
             kept,
             self._carried(drops, made),
-            {},
-            self._diff(),
-            self._verify,
+            diff=self._diff(),
+            verify=self._verify,
         )
 
     # -- the way there -------------------------------------------------------------------------------------------
@@ -140,7 +156,7 @@ class _Planner:
     def _made(self, drops: Drops) -> Made:
         """What the schema engine changes, once the early drops are done."""
         context = self.session.context
-        early = {self._as_read(key) for key in self._with_parts(drops.early)}
+        early = {self._as_read(key) for key in (*self._with_parts(drops.early), *self.vectors.indexes(drops.early))}
         return make_plan(
             self.session,
             catalog_of(self.goal.wanted, self.goal.here),
@@ -148,6 +164,7 @@ class _Planner:
             protected=frozenset(Key(Kind.TABLE, table.schema, table.name) for table in context.protected),
             choices=Choices(self.goal.decisions, large_table_bytes=None),
             exact=exact_enums(self.goal, self.found),
+            emptied=self.emptied,
         )
 
     def _with_parts(self, dropped: Iterable[Key]) -> set[Key]:

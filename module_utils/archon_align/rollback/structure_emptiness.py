@@ -25,7 +25,7 @@ def _table(key: Key) -> sql.Identifier:
     return sql.Identifier(key.schema, key.name)
 
 
-def _ours(xids: Collection[int]) -> sql.Composable:
+def ours(xids: Collection[int]) -> sql.Composable:
     """Was the row written by one of our transactions, and by nobody since?"""
     low = sorted({xid & _XID_BITS for xid in xids})
     return sql.SQL("page.xmin::text::bigint = ANY ({}::bigint[])").format(sql.Literal(low))
@@ -34,7 +34,7 @@ def _ours(xids: Collection[int]) -> sql.Composable:
 def rows_written(session: Session, table: Key, xids: Collection[int], deleted: int) -> str:
     """What stands in the way of dropping `table` once `deleted` of its rows are gone, in words; empty if nothing does."""
     query = sql.SQL("SELECT count(*) AS rows, count(*) FILTER (WHERE NOT {}) AS theirs FROM {} AS page")
-    row = session.row(query.format(_ours(xids), _table(table)))
+    row = session.row(query.format(ours(xids), _table(table)))
     assert row is not None
     if row["theirs"]:
         return f"{_rows(row['theirs'])} written by users since"
@@ -60,7 +60,7 @@ def values_written(
         text = sql.SQL("CAST(CAST(({}) AS {}) AS text)")
         own.append(text.format(_verbatim(default), _verbatim(writer.text(column.type))))
     differs = [sql.SQL("CAST({} AS text) IS DISTINCT FROM {}").format(value, one) for one in own]
-    conditions = [sql.SQL("{} IS NOT NULL").format(value), sql.SQL("NOT {}").format(_ours(xids)), *differs]
+    conditions = [sql.SQL("{} IS NOT NULL").format(value), sql.SQL("NOT {}").format(ours(xids)), *differs]
     query = sql.SQL("SELECT count(*) FROM {} AS page WHERE {}").format(_table(table), sql.SQL(" AND ").join(conditions))
     count = int(session.value(query))
     return f"{_rows(count)} with a value that users wrote since" if count else ""

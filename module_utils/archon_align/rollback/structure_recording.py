@@ -15,6 +15,7 @@ from ..schema.model import Catalog, Index, Key, Kind
 from .ledger import Ledger
 from .structure_codec import encode
 from .structure_states import Change, changes, encode_change, states
+from .structure_vectors import Released, Swapped, encode_released, encode_swapped
 
 FORMAT = 1
 
@@ -42,6 +43,8 @@ def payload(
     renames: Collection[Rename] = (),
     intends: Collection[Intent] = (),
     final: Collection[str] = (),
+    swapped: Collection[Swapped] = (),
+    released: Collection[Released] = (),
     decisions: Any = None,
 ) -> dict[str, Any]:
     """An entry's payload. `final` names what was changed in a way that only a backup brings back."""
@@ -51,6 +54,8 @@ def payload(
         "renames": [[encode(one.key), one.was, one.label] for one in renames],
         "intends": [[encode(one.key), encode(one.table)] for one in intends],
         "final": sorted(final),
+        "swapped": [encode_swapped(one) for one in swapped],
+        "released": [encode_released(one) for one in released],
         "decisions": decisions or {},
     }
 
@@ -70,19 +75,37 @@ class StructureRecorder:
         renames: Collection[Rename] = (),
         decisions: Decisions | None = None,
         final: Collection[str] = (),
+        swapped: Collection[Swapped] = (),
     ) -> None:
         self.ledger = ledger
         self.before = before
         self.after = after
         self.renames = renames
         self.final = final
+        self.swapped = swapped
         self.decisions = asdict(decisions) if decisions else None
         self.xid: int | None = None
 
     def before_commit(self, session: Session) -> None:
         found = changes(self.before(), self.after())
-        made = payload(found, renames=self.renames, final=self.final, decisions=self.decisions)
+        made = payload(found, renames=self.renames, final=self.final, swapped=self.swapped, decisions=self.decisions)
         self.xid = self.ledger.record(session, "structure", made)
+
+    def after_commit(self, session: Session) -> None:
+        if self.xid is not None:
+            self.ledger.committed(session, self.xid)
+
+
+class ReleaseRecorder:
+    """The Recorder of a transaction that removes copies of old vectors, after it has put them into `released`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.released: list[Released] = []
+        self.xid: int | None = None
+
+    def before_commit(self, session: Session) -> None:
+        self.xid = self.ledger.record(session, "structure", payload((), released=self.released))
 
     def after_commit(self, session: Session) -> None:
         if self.xid is not None:

@@ -16,6 +16,7 @@ from .ledger import Entry
 from .structure_codec import decode_key
 from .structure_recording import FORMAT, Intent, Rename
 from .structure_states import Change, State, catalog_of, decode_change, states
+from .structure_vectors import Released, Swapped, decode_released, decode_swapped
 from .undo import Kept, Request
 
 _ON_TABLE = frozenset({Kind.TABLE, Kind.COLUMN, Kind.DEFAULT, Kind.CONSTRAINT, Kind.TRIGGER, Kind.RULE, Kind.POLICY})
@@ -29,6 +30,8 @@ class Told:
     changes: tuple[Change, ...]
     renames: tuple[Rename, ...]
     intends: tuple[Intent, ...]
+    swapped: tuple[Swapped, ...]
+    released: tuple[Released, ...]
     final: tuple[str, ...]
 
 
@@ -66,6 +69,8 @@ def read(entry: Entry) -> Told:
         tuple(decode_change(one) for one in payload["changes"]),
         tuple(renames),
         tuple(intends),
+        tuple(map(decode_swapped, payload["swapped"])),
+        tuple(map(decode_released, payload["released"])),
         tuple(map(str, payload["final"])),
     )
 

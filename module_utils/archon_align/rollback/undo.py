@@ -16,7 +16,8 @@ class Kept:
     """One row or object that is left as it is, since users changed, deleted or need it. `name` is how it is asked for.
 
     `found` and `was` are what is there now and what was there before the run, in words and never secret; `on_request`
-    says whether naming it in archon_rollback_overwrite undoes it all the same.
+    says whether naming it in archon_rollback_overwrite undoes it all the same. `lost`: what was there before the run is not
+    known any more, so that only a backup brings it back.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Kept:
     found: str = ""
     was: str = ""
     on_request: bool = True
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Request:
 class Undo:
     """What one kind of change contributes to the transaction that undoes it.
 
-    `statements` are in order. `deleted` counts, by table, the rows that the statements remove. `carried` is the declared
+    `statements` are in order. `deleted` counts, by table, the rows that the statements remove, `emptied`, by table and column,
+    the values that they set to NULL. `carried` is the declared
     way back for protected tables that change their shape. `verify` raises when the statements did not do it.
     """
 
@@ -54,3 +57,4 @@ class Undo:
     deleted: Mapping[Table, int] = field(default_factory=dict)
     diff: Sequence[dict[str, str]] = ()
     verify: Callable[[], None] = lambda: None
+    emptied: Mapping[tuple[Table, str], int] = field(default_factory=dict)

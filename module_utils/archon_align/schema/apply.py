@@ -16,6 +16,7 @@ from ..errors import AlignError, DecisionNeeded
 from ..preservation.proof import Proof
 from ..rollback.ledger import Ledger
 from ..rollback.structure_recording import StructureRecorder, final_of, renames_of
+from ..rollback.structure_vectors import Swapped
 from .bodies import changed_functions, compile_error
 from .compare import Comparison, compare
 from .decisions import Decisions
@@ -52,7 +53,7 @@ def apply(
     finally_prove: Callable[[], None] | None = None,
     ledger: Ledger | None = None,
     decisions: Decisions | None = None,
-    final: Collection[str] = (),
+    swapped: Collection[Swapped] = (),
 ) -> Applied:
     """Execute `plan` on `session`: its transaction, all or nothing, and then its stages, each limited to `stage_timeout` seconds
     a statement.
@@ -60,7 +61,7 @@ def apply(
     `reread_desired` reads the desired structure once more for the proof; `before` runs first inside the transaction;
     `compiles_there` says whether a function's body compiles in the desired database: one that does must do so here too;
     `finally_prove` runs last inside the transaction and may raise. In `ledger` is written down what was changed, by which
-    `decisions`, and what of it is `final`: not to be undone from what is written down.
+    `decisions`, and which vectors others took the place of.
     Raises DecisionNeeded when the plan refuses something or a guard finds a row, AlignError when the structure is no longer
     the one that was planned for, when the server refuses a statement, or when the proof finds more differences than the
     plan left. When it raises StageFailed the transaction is committed; otherwise nothing is.
@@ -117,7 +118,8 @@ def apply(
             lambda: found[0].current,
             renames=renames_of(plan.decided),
             decisions=decisions,
-            final=[*final, *final_of(plan.decided, plan.comparison)],
+            final=final_of(plan.decided, plan.comparison),
+            swapped=swapped,
         )
     try:
         _, proofs = protected_transaction(

@@ -79,6 +79,16 @@ class Evidence:
         answer = self.answers.get((key, aspect))
         return answer if answer is not None and (answer.violators or answer.error) else None
 
+    def without(self, emptied: Mapping[Key, int]) -> Evidence:
+        """The same, once so many values of these columns are NULL."""
+        answers = {
+            (key, aspect): replace(answer, violators=max(0, answer.violators - emptied[key]))
+            if key in emptied and aspect == "type" and answer.violators
+            else answer
+            for (key, aspect), answer in self.answers.items()
+        }
+        return Evidence(answers)
+
 
 def gather(session: Session, asked: Iterable[Question]) -> Evidence:
     """Ask the rows. Values that cannot even be read as another type are an answer; what does not exist yet is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -86,10 +87,11 @@ def make_plan(
     choices: Choices,
     compared: Comparison | None = None,
     exact: frozenset[Key] = frozenset(),
+    emptied: Mapping[Key, int] | None = None,
 ) -> Made:
     """The plan that turns `current`, the structure of the session's database, into `desired`. `compared` is their comparison,
     where it was made already with the same choice about vector indexes. The enums `exact` lose the labels that only `current`
-    has: no row holds one."""
+    has: no row holds one. Of the columns `emptied` so many values will be NULL by then."""
     decided = decide(desired, current, choices.decisions)
     if compared is not None and decided.current is current:
         whole = compared
@@ -102,7 +104,7 @@ def make_plan(
         if columns:
             beside = vectors.with_beside(inside.desired, inside.current, columns)
             inside = compare(beside, inside.current, vector_indexes=choices.vector_indexes)
-    evidence = gather(session, questions(inside, decided))
+    evidence = gather(session, questions(inside, decided)).without(emptied or {})
     made = plan(
         inside,
         evidence,

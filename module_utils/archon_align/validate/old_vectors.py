@@ -17,6 +17,7 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..plan import Statement
 from ..preservation.proof import Proof
+from ..rollback.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Released:
     error: AlignError | None = None
 
 
-def release(context: Context, search: Mapping[str, Any], *, passed: bool) -> Released:
-    """Remove the kept vectors whose rows have all got new ones, if validation `passed`.
+def release(context: Context, search: Mapping[str, Any], ledger: Ledger, *, passed: bool) -> Released:
+    """Remove the kept vectors whose rows have all got new ones, if validation `passed`; they are written to `ledger` first.
 
     `search` is the report's section of this run; in check mode it names the copies that the run would make.
     """
@@ -44,7 +45,7 @@ def release(context: Context, search: Mapping[str, Any], *, passed: bool) -> Rel
                 made = (Table(*one["table"].split(".", 1)) for one in search.get("kept") or ())
                 foreseen = [kept.removal(table, "this run") for table in made]
                 return Released([*statements, *foreseen], findings)
-            return Released(statements, findings, kept.remove(session, go) if go else ())
+            return Released(statements, findings, kept.remove(session, go, ledger) if go else ())
         except AlignError as error:
             return Released((), findings, (), error)
         except psycopg.Error as error:

@@ -19,6 +19,7 @@ from ..outcome import PhaseOutcome, Status
 from ..report.assemble import is_phase
 from ..report.files import snapshot, write_snapshot
 from ..report.protected import Observation, proofs_of, protected_section, reshaped
+from ..rollback.ledger import Ledger
 from ..schema.compare import compare
 from ..schema.inspect import inspect_both
 from ..settings import phase as settings_phase
@@ -62,10 +63,12 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     error = None
     if options.enforce and not context.check and any(criterion.mended for criterion in unmet):
         error = _unmet(unmet)
-    released = release(context, facts.search, passed=not unmet) if options.enforce else Released()
+    ledger = Ledger(context)
+    released = release(context, facts.search, ledger, passed=not unmet) if options.enforce else Released()
     error = error or released.error
     changed = bool(released.statements)
     done: Status = "drift" if unmet or (changed and context.check) else "changed" if changed else "aligned"
+    ledger.end("failed" if error else done)
     return PhaseOutcome(
         context.phase,
         "failed" if error else done,
@@ -74,7 +77,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:
         statements=released.statements,
         findings=[*_findings(context, results, unmet), *released.findings],
         proofs=released.proofs,
-        details=_details(context, facts, criteria),
+        details={**_details(context, facts, criteria), "restore_points": ledger.as_points()},
         error=error,
     )
 
@@ -96,6 +99,7 @@ def _facts(
                 taken_at = session.value("SELECT transaction_timestamp()").isoformat(timespec="milliseconds")
                 found, rows = counts(session), row_counts(session)
                 after = protected(session, before, reshaped(results))
+                unseen = absent(session)
                 tables, _ = embedded(session, wanted.embedding_dimensions)
             asked = probes(session)
             schemas = _schemas(look, session)

@@ -19,6 +19,7 @@ from archon_align.embedding import kept, phase, search_phase, swap
 from archon_align.embedding.phase import Options
 from archon_align.errors import AlignError
 from archon_align.outcome import PhaseOutcome
+from archon_align.rollback.ledger import Ledger
 from archon_align.schema import phase as schema_phase
 from archon_align.schema.apply import apply
 from embedding_rows import FUNCTION, GRANTS, TABLES
@@ -139,7 +140,7 @@ def test_new_vectors_take_the_place_of_the_old_which_are_kept(world: World) -> N
         assert [(str(copy.table), str(copy.of), copy.lacking) for copy in kept.find(session)] == [
             (COPY, f"public.{PAGES}", 0)
         ]
-        kept.remove(session, kept.find(session))
+        kept.remove(session, kept.find(session), Ledger(session.context))
         assert kept.find(session) == []
 
 

@@ -23,9 +23,10 @@ class Undone:
 
 
 def entries_of(context: Context, database: str) -> list[Entry]:
-    """The settled entries of all restore points of the run, oldest first."""
-    points = sorted((context.run.artifacts / "restore-points").glob("*.jsonl"))
-    return [entry for path in points for entry in read_point(path).entries if entry.database == database]
+    """The entries of all restore points of the run, oldest first."""
+    points = (context.run.artifacts / "restore-points").glob("*.jsonl")
+    found = [entry for path in points for entry in read_point(path).entries if entry.database == database]
+    return sorted(found, key=lambda entry: entry.xid)
 
 
 def planned(context: Context, database: str, *names: str, deleted: Mapping[Table, int] | None = None) -> Undone:
@@ -65,7 +66,8 @@ def _plan(
 ) -> Undo:
     entries = entries_of(context, database)
     request = Request(frozenset(entry.xid for entry in entries), frozenset(names))
-    return plan_structure(session, entries, request, deleted or {})
+    structure = [entry for entry in entries if entry.kind == "structure"]
+    return plan_structure(session, structure, request, deleted or {})
 
 
 def _target(context: Context, database: str) -> Target:
