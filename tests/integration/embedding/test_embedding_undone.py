@@ -6,12 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from archon_align.embedded.server import EmbeddedServer
 from archon_align.database.session import open_session
+from archon_align.embedded.server import EmbeddedServer
 from archon_align.embedding import kept
 from archon_align.errors import AlignError
 from archon_align.rollback.ledger import Ledger
-from test_embedding_dimensions import COPY, PAGES, World, world  # noqa: F401 - a fixture
+from test_embedding_dimensions import COPY, PAGES, World
+from test_embedding_dimensions import world as world  # the fixture
 
 from tests.integration.rollback.structure_worlds import undone
 
@@ -38,7 +39,7 @@ def remove_copies(world: World) -> None:
 
 
 @pytest.mark.parametrize("validated", [False, True])
-def test_old_vectors_come_back(world: World, server: EmbeddedServer, validated: bool) -> None:  # noqa: F811
+def test_old_vectors_come_back(world: World, server: EmbeddedServer, validated: bool) -> None:
     before, old, others = dump(world, server), world.old(), world.others()
     align(world)
     assert world.columns()["embedding"] == "vector(768)"
@@ -59,7 +60,7 @@ def test_old_vectors_come_back(world: World, server: EmbeddedServer, validated: 
     assert undone(world.context(phase="rollback")).statements == ()
 
 
-def test_a_file_that_was_changed_is_refused_before_anything_is(world: World, server: EmbeddedServer) -> None:  # noqa: F811
+def test_a_file_that_was_changed_is_refused_before_anything_is(world: World, server: EmbeddedServer) -> None:
     align(world)
     remove_copies(world)
     (path,) = (Path(world.context().run.artifacts) / "restore-points").glob("*.vectors")
