@@ -61,6 +61,7 @@ def plan_vectors(session: Session, entries: Sequence[Entry], request: Request) -
     kept: list[Kept] = []
     diff: list[dict[str, str]] = []
     locks: dict[Table, LockMode] = {}
+    emptied: dict[tuple[Table, str], int] = {}
     for (table, column), filled in sorted(done.items()):
         shape = shape_of(session, table)
         if shape is None or not {"id", column} <= set(shape.columns):
@@ -72,9 +73,10 @@ def plan_vectors(session: Session, entries: Sequence[Entry], request: Request) -
         kept += _kept(table, sorted(set(others) - ours), deleted)
         statements += _clearing(table, column, sorted(ours))
         if ours:
+            emptied[table, column] = len(ours)
             header, vectors = f"{table}.{column}", f"{len(ours)} vectors that the run filled in\n"
             diff.append({"before_header": header, "after_header": header, "before": vectors, "after": ""})
-    return Undo(statements=statements, locks=locks, kept=kept, diff=diff)
+    return Undo(statements=statements, locks=locks, kept=kept, emptied=emptied, diff=diff)
 
 
 def _ids(payload: Mapping[str, Any]) -> Iterator[int]:
@@ -115,9 +117,9 @@ def _name(table: Table, one: int | str) -> str:
 def _kept(table: Table, others: Sequence[int], deleted: int) -> Iterator[Kept]:
     """Row by row, as far as anybody would read it."""
     for one in others[:_NAMED]:
-        yield Kept(_name(table, one), "users changed it since", "a vector", "no vector")
+        yield Kept(_name(table, one), "it was written since, by users or with its whole table", "a vector", "no vector")
     if (more := len(others) - _NAMED) > 0:
-        why = f"users changed {more:,} more rows since, the first of them id={others[_NAMED]}; the name stands for all rows"
+        why = f"{more:,} more rows were written since, the first of them id={others[_NAMED]}; the name stands for all rows"
         yield Kept(_name(table, "*"), why, "vectors", "no vectors")
     if deleted:
         why = f"users deleted {deleted:,} rows since, for which the run had filled in a vector"
