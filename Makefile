@@ -4,6 +4,11 @@ PYTHON ?= python3
 INVENTORY ?= inventory/lab
 ARGS ?=
 VARIANT ?=
+N ?= 50
+SEED ?=
+POINT ?=
+CHECK ?=
+ARTIFACTS ?= artifacts
 BIN := .venv/bin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 LAB := $(BIN)/python -m lab
@@ -12,12 +17,12 @@ PLAY := $(BIN)/ansible-playbook -i $(INVENTORY)
 NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev align check lab-up lab-down lab-reset lab-status lint test bench bench-schema requirements clean
+.PHONY: help setup setup-dev align check restore-points rollback lab-up lab-down lab-reset lab-status lint test torture bench bench-schema requirements clean
 
 help: ## Print this list
 	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  INVENTORY=inventory/production points align and check at your databases; ARGS='--tags schema' is passed on."
 
@@ -32,6 +37,12 @@ align: $(NEED_LAB) ## Align PROD with DEV (on the lab unless INVENTORY says othe
 
 check: $(NEED_LAB) ## Predict what align would do; writes nothing to any database
 	@$(PLAY) align.yml --check --diff $(ARGS)
+
+restore-points: setup ## List what can be undone: every run's restore points and backups, newest last
+	@PYTHONPATH=module_utils $(BIN)/python -P -m archon_align.rollback list --artifacts '$(ARTIFACTS)'
+
+rollback: $(NEED_LAB) ## Undo to a restore point: POINT=<name>, and CHECK=1 first
+	@$(PLAY) playbooks/rollback.yml -e 'restore_point=$(POINT)' $(if $(CHECK),--check --diff) $(ARGS)
 
 lab-up: setup ## Start the lab: two PostgreSQL servers and an embedding service
 	@$(LAB) up
@@ -50,6 +61,9 @@ lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
 
 test: lint ## Lint, unit and integration tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/integration/e2e tests $(ARGS)  # the longest first
+
+torture: setup-dev ## Run alignments under fire, N=50 times: kills, crashes, full disks, users at work; SEED=… repeats one
+	@$(BIN)/python -m tests.torture --runs $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup-dev ## Measure runs, the embedding rebuild and a small schema comparison; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py

@@ -133,9 +133,9 @@ except ImportError as error:  # psycopg and friends may be missing on the host t
 from ansible.module_utils.archon_align.ansible_edge import (
     PHASE_OPTIONS,
     SERVICE_OPTIONS,
-    context_of,
     finish,
     require_libraries,
+    run_phase,
 )
 
 OWN = {
@@ -163,7 +163,7 @@ def main():
     def work():
         endpoint = Endpoint.of(**{name: options[name] for name in SERVICE_OPTIONS})
         chosen = phase.Options(endpoint, **{name: options[name] for name in OWN})
-        return phase.run(context_of(module, "embeddings"), chosen).as_result()
+        return run_phase(module, "embeddings", lambda context: phase.run(context, chosen), exempt=True)
 
     finish(module, work)
 

@@ -163,9 +163,9 @@ except ImportError as error:  # psycopg and friends may be missing on the host t
 from ansible.module_utils.archon_align.ansible_edge import (
     PHASE_OPTIONS,
     SCHEMA_OPTIONS,
-    context_of,
     finish,
     require_libraries,
+    run_phase,
     schema_options,
 )
 
@@ -191,7 +191,7 @@ def main():
             plan_file=Path(given["plan"]).absolute() if given["plan"] else None,
             stage_timeout=given["stage_timeout"],
         )
-        return phase.run(context_of(module, phase.PHASE), options).as_result()
+        return run_phase(module, phase.PHASE, lambda context: phase.run(context, options))
 
     finish(module, work)
 

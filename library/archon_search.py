@@ -133,7 +133,7 @@ error:
     object: recall@5 of queries.json
     expected: at least 0.90
     found: 0.41 (31 of 75)
-    remedy: Check that the vectors come from archon_embedding_model and the queries fit PROD's content. Nothing was undone.
+    remedy: Check that the vectors come from archon_embedding_model and the queries fit PROD's content.
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -147,9 +147,9 @@ except ImportError as error:  # psycopg and friends may be missing on the host t
 from ansible.module_utils.archon_align.ansible_edge import (
     PHASE_OPTIONS,
     SERVICE_OPTIONS,
-    context_of,
     finish,
     require_libraries,
+    run_phase,
 )
 
 OWN = {
@@ -177,7 +177,13 @@ def main():
     def work():
         endpoint = Endpoint.of(**{name: options[name] for name in SERVICE_OPTIONS})
         chosen = search_phase.Options(endpoint, **{name: options[name] for name in OWN})
-        return search_phase.run(context_of(module, "embeddings"), chosen).as_result()
+        return run_phase(
+            module,
+            "embeddings",
+            lambda context: search_phase.run(context, chosen),
+            ledger="search",
+            resumable=True,
+        )
 
     finish(module, work)
 

@@ -133,7 +133,7 @@ try:
     from ansible.module_utils.archon_align.settings import phase
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
 
 
 def main():
@@ -153,12 +153,10 @@ def main():
     # no_log keeps all of them out of the system log; in results it would also mask harmless words such as "true".
     module.no_log_values -= {str(value) for key, value in extra.items() if not phase.is_secret(key, str(value))}
     own = ("embedding_provider", "embedding_base_url", "embedding_model", "embedding_dimensions")
+    options = {name: module.params[name] for name in own}
     finish(
         module,
-        lambda: phase.run(
-            context_of(module, "data"),
-            phase.Options(**{name: module.params[name] for name in own}, extra=extra),
-        ).as_result(),
+        lambda: run_phase(module, "data", lambda context: phase.run(context, phase.Options(**options, extra=extra))),
     )
 
 

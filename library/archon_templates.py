@@ -110,13 +110,13 @@ try:
     from ansible.module_utils.archon_align.templates import phase
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
 
 
 def main():
     module = AnsibleModule(argument_spec=PHASE_OPTIONS, supports_check_mode=True)
     require_libraries(module, MISSING)
-    finish(module, lambda: phase.run(context_of(module, "templates"), phase.Options()).as_result())
+    finish(module, lambda: run_phase(module, "templates", lambda context: phase.run(context, phase.Options())))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ try:
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
 
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, context_of, finish, require_libraries
+from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
 
 
 def main():
@@ -173,10 +173,14 @@ def main():
     settings = {name: options[name] for name in own}
     finish(
         module,
-        lambda: phase.run(
-            context_of(module, "validate"),
-            phase.Options(Settings(**settings, extra=extra), options["results"], options["enforce"]),
-        ).as_result(),
+        lambda: run_phase(
+            module,
+            "validate",
+            lambda context: phase.run(
+                context, phase.Options(Settings(**settings, extra=extra), options["results"], options["enforce"])
+            ),
+            exempt=True,
+        ),
     )
 
 

@@ -21,6 +21,7 @@ PHASE_OPTIONS: dict[str, dict[str, Any]] = {
     "protected_tables": {"type": "list", "elements": "str", "default": []},
     "connect_timeout": {"type": "float", "default": 10.0},
     "statement_timeout": {"type": "float", "default": 300.0},
+    "rollback_on_failure": {"type": "bool", "default": True},
 }
 
 SERVICE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -65,6 +66,32 @@ def context_of(module: AnsibleModule, phase: str) -> Any:
         connect_timeout=options["connect_timeout"],
         statement_timeout=options["statement_timeout"],
     )
+
+
+def run_phase(
+    module: AnsibleModule,
+    phase: str,
+    work: Callable[[Any], Any],
+    *,
+    ledger: str = "",
+    exempt: bool = False,
+    resumable: bool = False,
+) -> dict[str, Any]:
+    """The result of `work`, which runs `phase` in the context it is given; a phase that fails is undone (rollback.failure).
+
+    An `exempt` phase keeps what it has done when it fails, a `resumable` one when it ends so.
+    """
+    from .rollback.failure import guarded
+
+    context = context_of(module, phase)
+    result: dict[str, Any] = guarded(
+        context,
+        lambda: work(context),
+        roll_back=module.params["rollback_on_failure"] and not exempt,
+        ledger=ledger,
+        resumable=resumable,
+    ).as_result()
+    return result
 
 
 def schema_options(module: AnsibleModule, **others: Any) -> Any:

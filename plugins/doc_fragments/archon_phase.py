@@ -43,4 +43,10 @@ options:
     description: Seconds one statement may run.
     type: float
     default: 300.0
+  rollback_on_failure:
+    description:
+      - Whether a phase that fails puts back what it had committed, and ends C(rolled_back).
+      - Verified embeddings stay in either case. What users changed meanwhile is left as they left it and told.
+    type: bool
+    default: true
 """

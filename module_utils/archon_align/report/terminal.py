@@ -47,10 +47,10 @@ def _success(report: Mapping[str, Any]) -> list[str]:
     lines = _block("What is broken" if check else "What was broken", broken(report))
     done = [(phase["name"], _deed(phase, report["mode"])) for phase in report["phases"] if phase["status"] != "aligned"]
     lines += _block("What would be done" if check else "What was done", done)
-    lines += _block("What would be undone" if check else "What was undone", undone(report))
     idle = [phase["name"] for phase in report["phases"] if phase["status"] == "aligned"]
     if idle:
         lines += [_fit(f"  {'no change' if done else 'looked at':12} {', '.join(idle)}")]
+    lines += _block("What would be undone" if check else "What was undone", undone(report))
     lines += _block("What is now" if check else "What proves it", proofs(report))
     lines += _criteria(report)
     return lines + _notes(report)

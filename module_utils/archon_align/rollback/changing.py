@@ -168,14 +168,15 @@ def _step(row: Row, one: Done, shape: Shape, request: Request, ours: Collection[
     hidden = [column for column in record.changed if column in record.withheld]
     lost = [column for column in record.changed if column not in state.values]
     undone = {column: before[column] for column in record.changed if column not in (*hidden, *lost)}
-    if not hidden and not lost and all(state.values[column] == text for column, text in undone.items()):
+    # A column that has gone since takes what was written in it along.
+    if not hidden and all(state.values[column] == text for column, text in undone.items()):
         if all(state.values.get(column) == text for column, text in before.items()):
             row.then = replace(state, xmin=record.before_xmin, file=one.of.file)
         return True
     told = row.words(state.values, record.changed), row.words(before, record.changed)
     if hidden:
         why = f"the former value of {', '.join(hidden)} is secret and is in the run's backup alone"
-        row.kept.append(Kept(row.name, why if mine else f"{_CHANGED}, and {why}", *told, on_request=False))
+        row.kept.append(Kept(row.name, why if mine else f"{_CHANGED}, and {why}", *told, on_request=False, lost=True))
         return False
     if (lost or not mine) and not request.wants(row.name):
         row.kept.append(Kept(row.name, f"{', '.join(lost)} is not there any more" if lost else _CHANGED, *told))
@@ -192,7 +193,7 @@ def _brought_back(row: Row, one: Done, shape: Shape, request: Request) -> bool:
     known = not record.withheld and before.keys() <= set(shape.columns)
     if not known or not request.wants(row.name):
         why = "users deleted it since" if known else "users deleted it since, and not all of it is known"
-        row.kept.append(Kept(row.name, why, "no such row", row.words(before, before), on_request=known))
+        row.kept.append(Kept(row.name, why, "no such row", row.words(before, before), on_request=known, lost=not known))
         return False
     row.then = Version(None, record.before_xmin, one.of.file, before)
     return True

@@ -46,8 +46,8 @@ class Undo:
     """What one kind of change contributes to the transaction that undoes it.
 
     `statements` are in order. `deleted` counts, by table, the rows that the statements remove, `emptied`, by table and column,
-    the values that they set to NULL. `carried` is the declared
-    way back for protected tables that change their shape. `verify` raises when the statements did not do it.
+    the values that they set to NULL. `carried` is the declared way back for protected tables that change their shape. `verify`
+    raises when the statements did not do it.
     """
 
     statements: Sequence[Statement] = ()

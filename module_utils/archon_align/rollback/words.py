@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import batched
+
 from .ledger import Entry, Point
 
 _NOUNS = {"rows": "row", "vectors": "vector", "structure": "object"}
@@ -10,17 +12,18 @@ _NOUNS = {"rows": "row", "vectors": "vector", "structure": "object"}
 def holds(point: Point) -> str:
     """What the phase did that can be undone: `13 rows, 157 objects`, `nothing`; of a rollback which points it undid."""
     numbers: dict[str, int] = {}
-    undid: set[str] = set()
+    undid: dict[str, None] = {}
     for entry in point.entries:
         if entry.committed is False:
             continue
         if entry.kind == "undo":
-            undid.update(entry.payload.get("points") or ())
+            undid.update(dict.fromkeys(entry.payload.get("points") or ()))
         else:
             numbers[entry.kind] = numbers.get(entry.kind, 0) + _count(entry)
     words = [counted(number, _NOUNS[kind]) for kind, number in numbers.items() if number]
     if undid:
-        words.append(f"undid {', '.join(sorted(undid))}")
+        first, *others = undid
+        words.append(f"undid {first}" + (f" and {len(others)} more" if others else ""))
     return ", ".join(words) or "nothing"
 
 
@@ -32,17 +35,14 @@ def counted(number: int, noun: str) -> str:
 def _count(entry: Entry) -> int:
     """How many rows, vectors or objects. What is written otherwise counts as nothing here; undoing it will tell."""
     payload = entry.payload
-    if entry.kind == "structure":
-        return _length(payload.get("changes"))
-    inner = "rows" if entry.kind == "rows" else "ids"
-    tables = payload.get("tables")
-    if isinstance(tables, list):
-        return sum(_length(table.get(inner)) for table in tables if isinstance(table, dict))
-    return _length(payload.get(inner))
-
-
-def _length(found: object) -> int:
-    return len(found) if isinstance(found, (list, dict)) else 0
+    try:
+        if entry.kind == "structure":
+            return len(payload["changes"])
+        if entry.kind == "rows":
+            return sum(len(table["rows"]) for table in payload["tables"])
+        return sum(last - first + 1 for first, last in batched(payload["ids"], 2))
+    except (KeyError, TypeError, ValueError):
+        return 0
 
 
 def command(name: str) -> str:

@@ -253,4 +253,5 @@ def _failed(plan: SchemaPlan, number: int, error: AlignError, seen: Comparison |
         code=error.code,
     )
     failed.after = seen
+    failed.cause = error
     return failed
