@@ -68,7 +68,7 @@ findings:
 details:
   description:
     - C(state) with C(prod) and C(dev), each with C(counts) (null where there is no table), C(embeddings), C(search_functions),
-      C(settings), C(credentials), C(sources_without_pages), C(pgvector), C(server_version) and C(size_bytes).
+      C(settings), C(credentials), C(sources_without_pages), C(pgvector), C(server_version), C(size_bytes) and C(wal_bytes).
     - C(schema) with C(differences_before), C(only_in_prod) and C(statements).
   returned: success
   type: dict

@@ -72,12 +72,16 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One database. A count is None where the table does not exist; `settings` are None where they cannot be read."""
+    """One database. A count is None where the table does not exist; `settings` are None where they cannot be read.
+
+    So is `wal_bytes`, the size of the server's write-ahead log, where the role may not see it.
+    """
 
     database: str
     server_version: str
     pgvector: str | None
     size_bytes: int
+    wal_bytes: int | None
     counts: dict[str, int | None]
     empty_sources: int | None
     embedded: dict[str, Embedded | None]
@@ -92,6 +96,7 @@ class State:
             "server_version": self.server_version,
             "pgvector": self.pgvector,
             "size_bytes": self.size_bytes,
+            "wal_bytes": self.wal_bytes,
             "counts": self.counts,
             "sources_without_pages": self.empty_sources,
             "embeddings": {name: found.as_dict() if found else None for name, found in self.embedded.items()},
@@ -112,6 +117,7 @@ def state_of(session: Session) -> State:
             server_version=str(session.value("SHOW server_version")),
             pgvector=vector.version if vector else None,
             size_bytes=int(session.value("SELECT pg_database_size(current_database())")),
+            wal_bytes=_wal_bytes(session),
             counts={name: _count(session, table) for name, table in tables.items()},
             empty_sources=_empty_sources(session, tables["sources"], tables["pages"]),
             embedded={kind.table: _embedded(session, kind.table, vector, problems) for kind in KINDS},
@@ -120,6 +126,12 @@ def state_of(session: Session) -> State:
             credentials=_stored(session, store.CREDENTIALS, problems),
             problems=tuple(problems),
         )
+
+
+def _wal_bytes(session: Session) -> int | None:
+    if not session.value("SELECT has_function_privilege('pg_ls_waldir()', 'EXECUTE')"):
+        return None
+    return int(session.value("SELECT coalesce(sum(size), 0) FROM pg_ls_waldir()"))
 
 
 def _located(session: Session, name: str) -> Table | None:

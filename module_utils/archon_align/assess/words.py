@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..findings import Finding
+from .growth import disk_growth
 from .state import Embedded, State
 
 
@@ -14,6 +15,7 @@ def findings(prod: State, dev: State) -> list[Finding]:
         *prod.problems,
         *dev.problems,
         *_embeddings(prod, dev),
+        *disk_growth(prod, dev),
         *_missing_tables(prod, dev),
         *_search(prod),
         *_sources(prod),
