@@ -68,6 +68,7 @@ torture: setup-dev ## Run alignments under fire, N=50 times: kills, crashes, ful
 bench: setup-dev ## Measure runs, the embedding rebuild and a small schema comparison; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py
 	@$(BIN)/python tests/bench/bench_embeddings.py
+	@$(BIN)/python tests/bench/bench_backup.py
 	@$(BIN)/python tests/bench/bench_schema.py 30
 
 bench-schema: setup-dev ## Measure the schema comparison beside migradiff, up to 5,000 tables
