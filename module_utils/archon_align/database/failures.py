@@ -119,6 +119,9 @@ def server_error(
         # The same SQLSTATE stands for both, so the words must tell; where they are of another language, the first is the likelier.
         if "user request" in (diag.message_primary or ""):
             code, remedy = "canceled", "Somebody canceled the statement (pg_cancel_backend); run again."
+    elif isinstance(error, pg.LockNotAvailable):
+        code = "lock_timeout"
+        remedy = "Wait until whoever holds the table has let go (pg_locks and pg_stat_activity show it), and run again."
     elif isinstance(error, (pg.DiskFull, pg.OutOfMemory, pg.InsufficientResources)):
         code = "server_resources"
         remedy = "Free disk or memory on the server and run again; rewriting a table needs room for it and its indexes once more."

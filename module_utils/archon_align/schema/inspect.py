@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from ..database.failures import server_error
 from ..database.session import Session
+from ..database.tries import pause
 from ..errors import AlignError
 from . import queries
 from .ddl import COMPRESSION, STORAGE, storage_options
@@ -63,11 +65,17 @@ def inspect(session: Session, schemas: Sequence[str]) -> Catalog:
             remedy=f"Leave {QUARANTINE} out of archon_schema_names.",
             code="bad_schema_names",
         )
-    try:
-        with _uncollected():
-            return _Reader(session, tuple(schemas)).catalog()
-    except psycopg.Error as error:
-        raise server_error(session.target, error, doing="reading the system catalogues") from error
+    for attempt in range(1, session.context.lock_attempts + 1):
+        try:
+            with _uncollected():
+                return _Reader(session, tuple(schemas)).catalog()
+        except psycopg.Error as error:
+            # Definitions are put into words under a lock on their table, which somebody may be rewriting just now.
+            waiting = isinstance(error, psycopg.errors.LockNotAvailable) and attempt < session.context.lock_attempts
+            if not waiting or session.connection.info.transaction_status != TransactionStatus.IDLE:
+                raise server_error(session.target, error, doing="reading the system catalogues") from error
+            pause()
+    raise AssertionError("unreachable: the last attempt either returned or raised")
 
 
 def inspect_both(one: Session, other: Session, schemas: Sequence[str]) -> tuple[Catalog, Catalog]:
