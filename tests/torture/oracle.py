@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import psutil
 import psycopg
@@ -223,20 +221,19 @@ def _left_now(site: Site) -> list[str]:
         # Ansible's own folders for modules whose process was killed are not ours to tidy.
         if not path.name.startswith(("ansible", "pymp-")):
             left.append(f"temporary {path.name}")
-    return left + _scratch_servers(site)
+    processes, folders = site.scratch()
+    left += [f"scratch server's process {process.pid}" for process in processes]
+    return left + [f"scratch server's folder {folder}" for folder in folders]
 
 
-def _scratch_servers(site: Site) -> list[str]:
-    """A scratch server is known by its socket folder among the run's temporary files, also when it runs as nobody."""
-    left = []
-    for path in site.temporary.glob("archon-align-*"):
-        shelf = Path("/var/tmp/archon-align-root") / path.name.removeprefix("archon-align-")  # noqa: S108
-        if os.geteuid() == 0 and shelf.exists():
-            left.append(f"scratch server's folder {shelf}")
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(site.temporary) in line:
-            left.append(f"process {process.pid} {line[:100]}")
+def sessions_left(site: Site) -> list[str]:
+    """What the keeper of a run that is over should have ended by now: given some seconds."""
+    deadline = time.monotonic() + TIDY_SECONDS
+    with site.superuser("prod") as connection:
+        while left := sorted(text for text in _texts(connection, _LEFT) if text.startswith(("session", "advisory"))):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
     return left
 
 

@@ -142,8 +142,9 @@ def _faulted_run(site: Site, chosen: Draw, outcome: Outcome) -> None:
     elif code == 0 and said not in DOCUMENTED:
         outcome.complaints.append(f"the faulted run ended well and its report says {said!r}")
     _no_traceback(playing, "faulted", outcome)
-    if chosen.settled:
-        outcome.complaints += oracle.shortened(f"before the plain run: {left}" for left in oracle.leftovers(site))
+    keeper_lives = not any(struck.met and struck.fault.kind == "kill keeper" for struck in outcome.struck)
+    if chosen.settled and keeper_lives:
+        outcome.complaints += [f"the keeper left {left}" for left in oracle.shortened(oracle.sessions_left(site))]
 
 
 def _inject(playing: Playing, struck: Struck, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER_VARIABLE = "ARCHON_LAB_FOLDER"
 RUN_SECONDS = 300  # a run that takes longer hangs
 _DISK = "2g"
+_SHELF = Path("/var/tmp/archon-align-root")  # noqa: S108 - where embedded servers of root live
 
 
 class Stopped(Exception):
@@ -148,10 +150,27 @@ class Site:
                     found.append(process)
         return [process for process in found if is_alive(process)]
 
+    def scratch(self) -> tuple[list[psutil.Process], list[Path]]:
+        """Processes and folders of a run's scratch servers. As root such a server runs as nobody in another place, and is known
+        by its socket folder among the run's temporary files."""
+        keys = [path.name.removeprefix("archon-align-") for path in self.temporary.glob("archon-align-*")]
+        places = [str(self.temporary), *(f"{_SHELF}/{key}" for key in keys)]
+        processes = []
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if any(place in line for place in places) and is_alive(process):
+                processes.append(process)
+        folders = [_SHELF / key for key in keys] if os.geteuid() == 0 else []
+        return processes, [folder for folder in folders if folder.exists()]
+
     def end_processes(self) -> None:
-        for process in self.processes():
+        """End whatever belongs to a run on this lab, with the scratch servers."""
+        processes, folders = self.scratch()
+        for process in (*self.processes(), *processes):
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_alive(process: psutil.Process) -> bool:
