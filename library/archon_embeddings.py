@@ -48,6 +48,10 @@ options:
     description: Seconds without a finished batch after which the module gives up, resumable.
     type: float
     default: 300.0
+  min_free_mb:
+    description: The module gives up, resumable, when less than this many MiB are free for the artifacts.
+    type: int
+    default: 0
 extends_documentation_fragment: [archon_phase, archon_service]
 author:
   - archon-align maintainers
@@ -145,6 +149,7 @@ OWN = {
     "in_flight": {"type": "int", "default": 2},
     "max_quarantined": {"type": "int", "default": 100},
     "stall_timeout": {"type": "float", "default": 300.0},
+    "min_free_mb": {"type": "int", "default": 0},
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import AlignError
 
 MIB = 2**20
+DISK_FULL = "disk_full"
 # Vectors are text in a dump: compressed, they took 1.5 times their binary size.
 _DUMP_FACTOR = 1.6
 # Rows of the protected tables in clear, twice: as SQL and as JSON Lines. The server keeps long texts compressed.
@@ -28,7 +29,7 @@ def says_full(said: str) -> bool:
 
 
 def disk_full(place: str, expected: str, found: str, what: str = "The disk is too full for the backup.") -> AlignError:
-    return AlignError(what, object_name=place, expected=expected, found=found, remedy=_REMEDY, code="disk_full")
+    return AlignError(what, object_name=place, expected=expected, found=found, remedy=_REMEDY, code=DISK_FULL)
 
 
 def _existing(path: Path) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
+from ..backup.space import DISK_FULL, Watch
 from ..context import Context
 from ..database.failures import server_error
 from ..database.session import Session, open_session
@@ -40,7 +41,8 @@ _FLUSH_SECONDS = 0.5
 class Options:
     """The rebuild's options; times are in seconds.
 
-    `pauses` are the waits before each further try of a request that the service could not take.
+    `pauses` are the waits before each further try of a request that the service could not take. The rebuild stops,
+    resumable, when less than `min_free_mb` MiB are free for the artifacts, where its restore point is written.
     """
 
     endpoint: Endpoint
@@ -52,6 +54,7 @@ class Options:
     stall_timeout: float = 300.0
     pauses: tuple[float, ...] = (0.5, 2.0, 5.0, 15.0, 30.0)
     sample: int = 5
+    min_free_mb: int = 0
 
 
 @dataclass(slots=True)
@@ -120,6 +123,7 @@ class _Rebuild:
         self.context = session.context
         self.options = options
         self.ledger = ledger
+        self.watch = Watch({self.context.run.artifacts: "the restore point"}, options.min_free_mb)
         self.started = time.monotonic()
         self.findings: list[Finding] = []
         self.statements: list[Statement] = []
@@ -150,7 +154,7 @@ class _Rebuild:
             return self._stopped(error)
         except AlignError as error:
             # What is there is good, and so would be what comes.
-            return self._stopped(error) if error.code == NOT_WRITTEN else self._outcome("failed", error)
+            return self._stopped(error) if error.code in (NOT_WRITTEN, DISK_FULL) else self._outcome("failed", error)
         return self._outcome("changed" if self._rebuilt else "aligned")
 
     def _rebuild(self, client: EmbeddingClient, vector: VectorType) -> None:
@@ -191,6 +195,7 @@ class _Rebuild:
         def flush() -> None:
             nonlocal flushed, unwanted
             if buffer:
+                self.watch.check()
                 written = writer.write(buffer)
                 progress.rebuilt += written
                 unwanted += len(buffer) - written

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import psycopg
 import pytest
+from archon_align.backup import space
 from archon_align.context import Context
 from archon_align.database.session import open_session
 from archon_align.embedding import phase
@@ -77,6 +78,21 @@ def test_every_row_gets_the_vector_of_its_own_text(
     assert (again.status, again.changed, again.details["embeddings"]["rebuilt"]) == ("aligned", False, 0)
     assert again.statements == []
     assert service.requests == []
+
+
+def test_a_full_disk_stops_it_before_more_is_written(
+    ready: Context, options: Callable[..., Options], prod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([10_000, 100])
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(free) * space.MIB}))
+    outcome = phase.run(ready, options(rows_per_commit=8, batch_texts=8, in_flight=1, min_free_mb=200))
+    assert outcome.status == "resumable"
+    assert isinstance(outcome.error, Resumable)
+    assert outcome.error.code == "disk_full"
+    assert outcome.error.object_name == str(ready.run.artifacts)
+    assert missing(prod) == 105 - 8
+    monkeypatch.undo()
+    assert phase.run(ready, options()).details["embeddings"]["rebuilt"] == 97
 
 
 def test_check_mode_counts_and_writes_nothing(
