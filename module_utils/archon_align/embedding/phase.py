@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -24,6 +25,7 @@ from ..rollback.ledger import NOT_WRITTEN, Ledger
 from .client import EmbeddingClient, Identity
 from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
+from .horizon import Horizon, snapshot_now
 from .pipeline import run_pipeline
 from .quarantine import PatientClient, Quarantined, Settled
 from .reader import Limits, Row, batches, rows_without_embedding
@@ -66,6 +68,7 @@ class _Progress:
     quarantined: list[Quarantined] = field(default_factory=list)
     sample: list[int] = field(default_factory=list)
     missing_after: int | None = None
+    horizon: Horizon | None = None
     foreseen: int = 0  # what a run would quarantine, in check mode
 
     def as_dict(self) -> dict[str, int]:
@@ -132,6 +135,7 @@ class _Rebuild:
         self.introduced = False
 
     def run(self) -> PhaseOutcome:
+        begun = snapshot_now(self.session)
         vector, works, findings = survey(self.session, self.options.endpoint.dimensions, beside=True)
         self.findings += findings
         self.tables = [_Progress(work) for work in works]
@@ -139,6 +143,7 @@ class _Rebuild:
         if self.context.check or not any(work.missing for work in works):
             for progress in self.tables:
                 progress.missing_after = progress.work.missing
+                progress.horizon = Horizon.of(self.session, progress.work.found.table, begun)
                 progress.foreseen = progress.work.blank
             embeddable = sum(work.missing - work.blank for work in works)
             return self._outcome("drift" if embeddable else "aligned")
@@ -165,6 +170,7 @@ class _Rebuild:
             for _ in range(_PASSES):
                 if not skipped:
                     break
+                progress.horizon = Horizon.of(self.session, found.table)
                 skipped = self._pass(client, progress, found, vector)
             progress.missing_after = self._count(found)
             left = progress.missing_after - len(progress.quarantined)
@@ -343,12 +349,16 @@ class _Rebuild:
                     **totals,
                     "rows_per_second": round(self._rebuilt / seconds, 1) if seconds else 0.0,
                     "tables": tables,
+                    "horizon": self._horizons() if status in ("aligned", "changed") else {},
                     "model": self.options.endpoint.model,
                     "digest": self.identity.digest,
                     "version": self.identity.version,
                 }
             },
         )
+
+    def _horizons(self) -> dict[str, dict[str, Any]]:
+        return {str(one.work.found.table): one.horizon.as_dict() for one in self.tables if one.horizon is not None}
 
     def _stopped(self, cause: AlignError) -> PhaseOutcome:
         stopped = Resumable(

@@ -48,12 +48,12 @@ def no_tables(session: Session, tables: Collection[Table]) -> list[AlignError]:
     ]
 
 
-def absent(session: Session, *, only_alike: bool = False) -> list[Finding]:
+def absent(session: Session, *, only_alike: bool = False, known: Collection[str] = ()) -> list[Finding]:
     """What to know of the protected tables that do not exist; a warning where a table of a like name may hold their rows
-    (`only_alike`: nothing else)."""
+    (`only_alike`: nothing else). Of those that are `known` by qualified name something else is told."""
     protected = session.context.protected
     there = existing(session, protected)
-    missing = [table for table in protected if table not in there]
+    missing = [table for table in protected if table not in there and str(table) not in known]
     rows = session.rows(_ALIKE, _names(missing)) if missing else []
     alike = {Table(row["absent_schema"], row["absent_name"]): row["alike"] for row in rows}
     return [_absent(session, table, alike.get(table, ())) for table in missing if table in alike or not only_alike]

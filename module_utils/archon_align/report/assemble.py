@@ -106,7 +106,9 @@ def _differs(sections: Mapping[str, Mapping[str, Any] | None]) -> bool:
     schema, embeddings = sections["schema"] or {}, sections["embeddings"] or {}
     different = schema.get("differences_after")
     different = schema.get("differences_before") if different is None else different
-    missing = (embeddings.get("missing_after") or 0) - (embeddings.get("quarantined") or 0)
+    missing = embeddings.get("missing_after") or 0
+    # Neither is for this run to mend: rows that no service embeds, and those that came after it had looked.
+    missing -= (embeddings.get("quarantined") or 0) + (embeddings.get("arrived_since") or 0)
     return bool(different) or missing > 0
 
 
@@ -144,14 +146,18 @@ def build(
         if besides := {key: value for key, value in detail.items() if key not in _GATHERED}:
             others.setdefault(str(result["phase"]), {}).update(besides)
     sections = {name: _section(name, details) for name in SECTIONS}
+    protected = protected_section(before, proofs_of(known), after)
+    ended = verdict(run.check, phases, sections)
+    if ended != "rolled_back" and any(entry["changed_by_run"] for entry in protected.values()):
+        ended = "failed"
     return {
         "run_id": run.id,
         "mode": "check" if run.check else "apply",
-        "result": verdict(run.check, phases, sections),
+        "result": ended,
         "started_at": started_at,
         "finished_at": finished_at,
         "phases": phases,
-        "protected": protected_section(before, proofs_of(known), after),
+        "protected": protected,
         **sections,
         "criteria": next((list(detail["criteria"]) for detail in reversed(details) if detail.get("criteria")), []),
         "findings": _distinct({"phase": phase["name"], **finding} for phase in phases for finding in phase["findings"]),

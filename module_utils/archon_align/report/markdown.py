@@ -80,13 +80,22 @@ def _protected(protected: Mapping[str, Mapping[str, Any]]) -> list[str]:
             _value(entry["rows_after"]),
             _answer(entry["preserved"], "yes", "NO", "not proved"),
             str(entry["transactions"]),
-            _answer(entry["changed_by_users"], "yes", "no", "not known"),
+            _answer(entry["changed_by_run"], "YES", "none", "not proved"),
+            _by_users(entry),
             f"`{entry['fingerprint_after'] or entry['fingerprint_before'] or ''}`",
         )
         for table, entry in protected.items()
     ]
-    head = ("table", "rows before", "rows after", "preserved", "transactions", "changed by users", "fingerprint")
+    head = (
+        *("table", "rows before", "rows after", "preserved", "transactions"),
+        *("changed by the run", "changed by users during the run", "fingerprint"),
+    )
     return _table("Protected tables", head, rows)
+
+
+def _by_users(entry: Mapping[str, Any]) -> str:
+    answer = _answer(entry["changed_by_users"], "yes", "no", "not known")
+    return f"{answer}, {entry['rows_added_by_users']:+,} rows" if entry["rows_added_by_users"] else answer
 
 
 def _criteria(criteria: Sequence[Mapping[str, Any]]) -> list[str]:

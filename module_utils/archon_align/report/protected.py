@@ -67,25 +67,48 @@ def _changed_around(before: Observation | None, proof: Mapping[str, Any], after:
     return False if pairs and all(one == other for one, other in pairs) else None
 
 
+def _preserved(
+    before: Observation | None,
+    proofs: Sequence[Mapping[str, Any]],
+    after: Observation | None,
+    changed_by_users: bool | None,
+) -> bool | None:
+    if after is not None and after.rows is None:
+        return False
+    if not all(proof["preserved"] for proof in proofs):
+        return False
+    if proofs:
+        # That none of no rows was lost says something only where it is known that there were none.
+        empty = before is not None and before.rows == 0
+        return True if empty or all(proof["rows_before"] for proof in proofs) else None
+    # No transaction of this run came near the table: unchanged is proof enough, and a change was not ours.
+    return True if before and after and changed_by_users is False else None
+
+
+def _changed_by_run(proofs: Sequence[Mapping[str, Any]], preserved: bool | None) -> bool | None:
+    """Whether this run's transactions changed a row: False as far as it is proved. A table that is gone is no proof of anything."""
+    if not all(proof["preserved"] for proof in proofs):
+        return True
+    return False if preserved else None
+
+
 def _entry(
     before: Observation | None, proofs: Sequence[Mapping[str, Any]], after: Observation | None
 ) -> dict[str, Any]:
     changed_by_users = _changed_by_users(before, proofs, after)
-    preserved: bool | None
-    if after is not None and after.rows is None:
-        preserved = False
-    elif proofs:
-        preserved = all(proof["preserved"] for proof in proofs)
-    else:
-        # No transaction of this run came near the table: unchanged is proof enough, and a change was not ours.
-        preserved = True if before and after and changed_by_users is False else None
+    preserved = _preserved(before, proofs, after, changed_by_users)
     first, last = (proofs[0], proofs[-1]) if proofs else ({}, {})
+    rows_before = before.rows if before else first.get("rows_before")
+    rows_after = after.rows if after else last.get("rows_after")
+    added = rows_after - rows_before if preserved and rows_before is not None and rows_after is not None else None
     return {
-        "rows_before": before.rows if before else first.get("rows_before"),
-        "rows_after": after.rows if after else last.get("rows_after"),
+        "rows_before": rows_before,
+        "rows_after": rows_after,
         "fingerprint_before": before.fingerprint if before else first.get("fingerprint_before"),
         "fingerprint_after": (after.fingerprint or None) if after else last.get("fingerprint_after"),
         "changed_by_users": changed_by_users,
+        "rows_added_by_users": added,
+        "changed_by_run": _changed_by_run(proofs, preserved),
         "preserved": preserved,
         "transactions": len(proofs),
     }
@@ -98,7 +121,8 @@ def protected_section(
 ) -> dict[str, dict[str, Any]]:
     """The report's `protected`: one entry per table known to any of the three sources, by qualified name.
 
-    `preserved` is the conjunction of this run's proofs; what users changed between its transactions is never a loss.
+    `preserved` is the conjunction of this run's proofs; what users changed between its transactions is never a loss. A proof
+    over no rows proves nothing, unless it was recorded before that there were none.
     """
     tables = sorted({*before, *after, *(str(proof["table"]) for proof in proofs)})
     return {

@@ -41,9 +41,9 @@ def headline(report: Report) -> str:
 
 def _put_back(result: str, point: str, otherwise: str) -> str:
     return {
-        "changed": f"PROD was put back to restore point {point}",
-        "drift": f"PROD would be put back to restore point {point}; nothing was written",
-        "aligned": f"nothing was left to undo since restore point {point}",
+        "changed": f"PROD was put back to {point}",
+        "drift": f"PROD would be put back to {point}",
+        "aligned": f"nothing was left to undo since {point}",
     }.get(result, otherwise)
 
 
@@ -162,8 +162,14 @@ def protection(protected: Mapping[str, Mapping[str, Any]]) -> str:
     words = f"{plural(rows, 'row')} in {plural(len(proved), 'table')} proved preserved"
     if open_tables := len(protected) - len(proved):
         words += f", {plural(open_tables, 'table')} without proof"
-    users = [table for table, entry in protected.items() if entry["changed_by_users"]]
-    return words + (f"; users changed {', '.join(users)} meanwhile" if users else "")
+    users = [_by_users(table, entry) for table, entry in protected.items() if entry["changed_by_users"]]
+    return words + (f"; changed by users, not by the run: {', '.join(users)}" if users else "")
+
+
+def _by_users(table: str, entry: Mapping[str, Any]) -> str:
+    """The table, and by how many rows it has grown; rows may also have been changed in place."""
+    added = entry["rows_added_by_users"]
+    return f"{table} ({added:+,} {'row' if abs(added) == 1 else 'rows'})" if added else table
 
 
 def status_of(phase: Mapping[str, Any], mode: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import AlignError
+from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..report.protected import conjunction
 from ..report.wording import amount, plural
@@ -19,6 +20,7 @@ EMBEDDING = "Embedding generation functional for new uploads"
 CONSISTENT = "Schema consistency between DEV and PROD"
 # The embeddings phase's word for a recall that proves nothing: low, and of queries sampled from the pages.
 UNPROVED = "search_recall_sampled"
+_CRITICAL = ("archon_projects", "archon_tasks")
 _NAMED = 3
 # Archon keeps its settings for the life of its process.
 _RESTARTED = "archon-server works by it once it has been restarted."
@@ -55,8 +57,8 @@ class Schemas:
 class Facts:
     """All that the criteria are judged by.
 
-    `quarantined` rows are excused from having an embedding; `search` is the report's section of this run or empty, and
-    `told` are the codes of this run's findings.
+    `quarantined` rows, besides those that came late, are excused from having an embedding; `search` is the report's section of this run or empty, and
+    `told` are the codes of this run's findings; `unseen` tell of protected tables that do not exist.
     """
 
     counts: Mapping[str, int | None]
@@ -69,10 +71,16 @@ class Facts:
     schema: Schemas
     settings: Rehearsal
     templates: Rehearsal
+    unseen: Sequence[Finding] = ()
 
     @property
     def missing(self) -> int:
         return sum(table.work.missing for table in self.embedded)
+
+    @property
+    def late(self) -> int:
+        """Rows without an embedding that came after the embeddings phase had looked."""
+        return sum(table.late.rows for table in self.embedded)
 
     @property
     def misfits(self) -> int:
@@ -115,17 +123,29 @@ def _preserved(facts: Facts) -> tuple[bool | None, str]:
             words += f" (before {before})"
         if entry["transactions"]:
             words += f", proved by {entry['transactions']} of this run's transactions"
+            words += ", which saw no rows, so that nothing is proved" if entry["preserved"] is None else ""
         elif entry["preserved"]:
             words += ", same fingerprint as before"
         elif entry["preserved"] is None:
             words += ", nothing recorded to compare with"
         told.append(words + (", changed by users meanwhile" if entry["changed_by_users"] else ""))
-    return conjunction(facts.protected), "; ".join(told)
+    told += [f"{finding.object}: does not exist, nothing of it is proved" for finding in facts.unseen]
+    met = conjunction({table: entry for table, entry in facts.protected.items() if not _vacant(table, entry)})
+    return None if met and any(_is_named(finding.object) for finding in facts.unseen) else met, "; ".join(told)
+
+
+def _vacant(table: str, entry: Mapping[str, Any]) -> bool:
+    """Is it a table besides those that the criterion names, as far as is known never with a row in it: one that a run has made?"""
+    return entry["preserved"] is None and not entry["rows_before"] and entry["rows_after"] == 0 and not _is_named(table)
+
+
+def _is_named(table: str) -> bool:
+    return table.rpartition(".")[2] in _CRITICAL
 
 
 def _search(facts: Facts) -> tuple[bool | None, str]:
     problems = [f"{probe.function}: {probe.problem}" for probe in facts.probes if probe.problem]
-    unexcused = facts.missing - facts.quarantined
+    unexcused = facts.missing - facts.late - facts.quarantined
     if unexcused > 0:
         problems.insert(0, f"{plural(unexcused, 'row')} without an embedding")
     if facts.misfits:
@@ -135,9 +155,8 @@ def _search(facts: Facts) -> tuple[bool | None, str]:
     if problems:
         return False, "; ".join(problems)
     answered = ", ".join(f"{probe.function} {probe.answers}" for probe in facts.probes if probe.answers)
-    words = (
-        f"Every embedding is there ({facts.quarantined} quarantined); a stored vector finds: {answered or 'nothing'}"
-    )
+    besides = f", {plural(facts.late, 'row')} arrived since" if facts.late else ""
+    words = f"Every embedding is there ({facts.quarantined} quarantined{besides}); a stored vector finds: {answered or 'nothing'}"
     recall = facts.search.get("recall_at_5")
     if recall is None:
         return None, f"{words}; no query was asked through the embedding service in this run (--tags embeddings)."

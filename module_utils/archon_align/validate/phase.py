@@ -16,9 +16,11 @@ from ..database.session import Session, open_session
 from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
+from ..preservation.sight import absent
 from ..report.assemble import is_phase
 from ..report.files import snapshot, write_snapshot
 from ..report.protected import Observation, proofs_of, protected_section, reshaped
+from ..report.wording import plural
 from ..rollback.ledger import Ledger
 from ..schema.compare import compare
 from ..schema.inspect import inspect_both
@@ -75,7 +77,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:
         seconds=time.monotonic() - started,
         changed=changed,
         statements=released.statements,
-        findings=[*_findings(context, results, unmet), *released.findings],
+        findings=[*_findings(context, results, unmet), *_seen(facts), *released.findings],
         proofs=released.proofs,
         details={**_details(context, facts, criteria), "restore_points": ledger.as_points()},
         error=error,
@@ -99,8 +101,8 @@ def _facts(
                 taken_at = session.value("SELECT transaction_timestamp()").isoformat(timespec="milliseconds")
                 found, rows = counts(session), row_counts(session)
                 after = protected(session, before, reshaped(results))
-                unseen = absent(session)
-                tables, _ = embedded(session, wanted.embedding_dimensions)
+                unseen = absent(session, known=after.keys())
+                tables, _ = embedded(session, wanted.embedding_dimensions, results)
             asked = probes(session)
             schemas = _schemas(look, session)
         except psycopg.Error as error:
@@ -118,6 +120,7 @@ def _facts(
         schema=schemas,
         settings=rehearse(lambda: settings_phase.run(replace(look, phase="data"), wanted)),
         templates=rehearse(lambda: templates_phase.run(replace(look, phase="templates"), templates_phase.Options())),
+        unseen=unseen,
     )
 
 
@@ -151,7 +154,7 @@ def _told(results: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 def _quarantined(tables: Sequence[Embedded], results: Sequence[Mapping[str, Any]]) -> int:
     """Rows excused from having an embedding: those without any text, and those this run's rebuild could not embed."""
     told = _section(results, "embeddings").get("quarantined") or 0
-    return max(int(told), sum(table.work.blank for table in tables))
+    return max(int(told), sum(table.work.blank - table.late.blank for table in tables))
 
 
 def _details(context: Context, facts: Facts, criteria: Sequence[Criterion]) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def _details(context: Context, facts: Facts, criteria: Sequence[Criterion]) -> d
         },
     }
     if not context.check:
-        details["embeddings"] = {"missing_after": facts.missing}
+        details["embeddings"] = {"missing_after": facts.missing, "arrived_since": facts.late}
         if facts.schema.problem is None:
             details["schema"] = {"differences_after": len(facts.schema.differences)}
     return details
@@ -189,6 +192,38 @@ def _findings(context: Context, results: Sequence[Mapping[str, Any]], unmet: Seq
             )
         )
     return findings
+
+
+def _seen(facts: Facts) -> list[Finding]:
+    """What users did to the tables while the run went on, and what could not be looked at."""
+    emptied = [
+        Finding(
+            "protected_table_emptied",
+            "warning",
+            table,
+            f"It held {plural(entry['rows_before'], 'row')} before the run and holds none now; "
+            + (
+                "nothing proves by whom."
+                if entry["changed_by_run"] is None
+                else "the run is proved not to have touched them."
+            ),
+            "Ask who emptied it; the backup of this run holds its rows (restore_points).",
+        )
+        for table, entry in facts.protected.items()
+        if entry["rows_before"] and entry["rows_after"] == 0
+    ]
+    arrived = [
+        Finding(
+            "rows_arrived_since",
+            "info",
+            str(table.work.found.table),
+            f"{plural(table.late.rows, 'row')} came or changed since the embeddings phase looked, and had no embedding yet.",
+            "Run again (--tags embeddings): it embeds what is missing by then.",
+        )
+        for table in facts.embedded
+        if table.late.rows
+    ]
+    return [*facts.unseen, *emptied, *arrived]
 
 
 def _unmet(unmet: Sequence[Criterion]) -> AlignError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from psycopg import sql
 
 from ..database.session import Session
 from ..database.target import Table
+from ..embedding.horizon import Horizon, Late, late
 from ..embedding.kinds import KINDS
 from ..embedding.tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
 from ..embedding.work import Work, survey
@@ -42,10 +43,12 @@ PROBE_MATCHES = 5
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One table of embedded rows: what is missing, and how many stored vectors do not have the wanted dimension."""
+    """One table of embedded rows: what is missing, how many stored vectors do not have the wanted dimension, and what of the
+    missing came after the embeddings phase had looked."""
 
     work: Work
     misfits: int
+    late: Late
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,21 @@ def _savepoint(session: Session) -> Iterator[None]:
         raise
 
 
-def embedded(session: Session, dimensions: int) -> tuple[list[Embedded], list[Finding]]:
-    """The embedded tables that exist, measured against the wanted number of `dimensions`. For a session in check mode."""
+def embedded(
+    session: Session, dimensions: int, results: Sequence[Mapping[str, Any]]
+) -> tuple[list[Embedded], list[Finding]]:
+    """The embedded tables that exist, measured against the wanted number of `dimensions` and what the embeddings phase recorded
+    in `results`. For a session in check mode."""
     vector, works, findings = survey(session, dimensions)
-    return [Embedded(work, _misfits(session, work.found, vector, dimensions)) for work in works], findings
+    measured = [
+        Embedded(
+            work,
+            _misfits(session, work.found, vector, dimensions),
+            late(session, work.found, Horizon.recorded(results, work.found.table)),
+        )
+        for work in works
+    ]
+    return measured, findings
 
 
 def _misfits(session: Session, found: EmbeddedTable, vector: VectorType | None, dimensions: int) -> int:
