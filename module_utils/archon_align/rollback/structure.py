@@ -129,7 +129,7 @@ class _Planner:
         while True:
             self.settling.settle()
             replaced = self.vectors.replaced()
-            if not _unlike(self.goal.wanted, self.found):
+            if not self.goal.decisions and not _unlike(self.goal.wanted, self.found):
                 return Undo(self.vectors.copies(replaced), kept=list(self.goal.kept.values()))
             drops = arrange(self.goal.here, self.settling.gone())
             drops = replace(drops, early=(*drops.early, *(one.column for one in replaced)))

@@ -38,10 +38,11 @@ def relation_of(here: Catalog, key: Key) -> Key | None:
 
 
 def needed_by(here: Catalog, key: Key) -> frozenset[Key]:
-    """What an object needs; a column needs what its default does."""
+    """What an object needs; a column needs what its default does, and the parent's of which it is."""
     found = here.depends.get(key, frozenset())
     if key.kind is Kind.COLUMN:
         found |= here.depends.get(Key(Kind.DEFAULT, *key[1:]), frozenset())
+        found |= {parent.key for parent in here.parents_of(key)}
     return found - {key}
 
 
@@ -75,7 +76,10 @@ def _provider(here: Catalog, key: Key, gone: Collection[Key]) -> Key:
     if isinstance(value, Sequence) and value.owned_by is not None and value.owned_by in gone:
         return _provider(here, value.owned_by, gone)
     owner = relation_of(here, key)
-    return owner if owner is not None and owner in gone else key
+    if owner is not None and owner in gone:
+        return owner
+    parents = [parent.key for parent in here.parents_of(key) if parent.key in gone] if key.kind is Kind.COLUMN else []
+    return _provider(here, min(parents), gone) if parents else key
 
 
 def _dependents_first(after: Mapping[Key, Iterable[Key]]) -> Iterator[Key]:

@@ -69,7 +69,8 @@ class Settling:
     def _parts(self, key: Key) -> list[Key]:
         """What lives on a table, or on a column, and stays with it."""
         if key.kind is Kind.COLUMN:
-            return [Key(kind, *key[1:]) for kind in (Kind.DEFAULT, Kind.SEQUENCE)]
+            own = [Key(kind, *key[1:]) for kind in (Kind.DEFAULT, Kind.SEQUENCE)]
+            return own + [heir for heir in self.here.with_heirs(key) if heir != key]
         return [one for one in self.found if one != key and relation_of(self.here, one) == key]
 
     def _keep_one(self, key: Key) -> bool:

@@ -175,7 +175,10 @@ class _Folding:
             else:
                 self._keep(name, "dropped by users since", None, change.before)
         else:
-            put[old] = self._parts(name, change.before, change.after, now)
+            made = self._parts(name, change.before, change.after, now)
+            # What users changed under its new name is led back by the rename alone.
+            if made.value is None or made.value.key == old:
+                put[old] = made
 
     def _parts(self, name: str, before: State, after: State, now: State) -> State:
         """Object, comment and grants each for itself: a comment that users wrote stays, whatever becomes of its object."""

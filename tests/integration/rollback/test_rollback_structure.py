@@ -232,3 +232,56 @@ def test_what_was_dropped_meanwhile_is_not_resurrected(make_world: Callable[...,
     assert done.statements == ()
     assert done.kept[f"view {world.schema}.v"].why == "dropped by users since"
     assert world.prod.value(world.schema, "SELECT to_regclass('v')") is None
+
+
+def test_what_users_changed_under_its_new_name_keeps_the_change(make_world: Callable[..., World]) -> None:
+    world = make_world("CREATE TABLE neu (id int, text_ text);", "CREATE TABLE old (id int, body text);")
+    align(
+        world,
+        renames=[
+            {"kind": "table", "from": "«S».old", "to": "neu"},
+            {"kind": "column", "from": "«S».old.body", "to": "text_"},
+        ],
+    )
+    world.prod.run(world.schema, "ALTER TABLE neu ALTER text_ SET DEFAULT 'theirs'")
+
+    done = undone(world.context())
+
+    assert [*done.kept] == [f"column {world.schema}.old.body"]
+    assert (
+        world.prod.value(
+            world.schema,
+            "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'old'::regclass",
+        )
+        == "'theirs'::text"
+    )
+    assert undone(world.context()).statements == ()
+
+
+def test_values_that_would_not_survive_going_back_keep_their_column(make_world: Callable[..., World]) -> None:
+    prod = "CREATE TABLE t (id int PRIMARY KEY, a varchar(3), b text NOT NULL, c text); INSERT INTO t VALUES (1, 'abc', 'b');"
+    world = make_world("CREATE TABLE t (id int PRIMARY KEY, a text, b text, c int);", prod)
+    align(world)
+    world.prod.run(world.schema, "INSERT INTO t VALUES (2, 'longer', NULL, 7)")
+    values = "SELECT string_agg(t::text, ';' ORDER BY id) FROM t"
+    before = world.prod.value(world.schema, values)
+
+    done = undone(world.context())
+
+    assert {*done.kept} == {f"column {world.schema}.t.a", f"column {world.schema}.t.b"}
+    assert world.prod.value(world.schema, values) == before
+    assert world.prod.value(world.schema, "SELECT pg_typeof(c)::text FROM t LIMIT 1") == "text"
+    assert undone(world.context()).statements == ()
+
+
+def test_inherited_columns_go_and_stay_together(make_world: Callable[..., World]) -> None:
+    base = "CREATE TABLE p (id int); CREATE TABLE k (own int) INHERITS (p); INSERT INTO k VALUES (1, 2);"
+    world = make_world(base + "ALTER TABLE p ADD one text, ADD two text;", base)
+    align(world)
+    world.prod.run(world.schema, "UPDATE k SET two = 'theirs'")
+
+    done = undone(world.context())
+
+    assert f"column {world.schema}.k.two" in done.kept
+    columns = "SELECT string_agg(column_name, ' ' ORDER BY ordinal_position) FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = '{}'"
+    assert [world.prod.value(world.schema, columns.format(one)) for one in ("p", "k")] == ["id two", "id own two"]
