@@ -103,7 +103,7 @@ class _Finder:
 def _undone(shape: Shape, found: _Finder, history: Sequence[Done], request: Request, ours: Collection[int]) -> Row:
     newest = history[-1].record
     key = newest.key or {}
-    secret = {column for one in history for column in (*one.record.uncovered, *one.record.withheld)}
+    secret = {column for one in history for column in (*one.record.uncovered, *one.record.withheld, *one.of.unread)}
     same = found.by(key)
     now = same[0] if same else None
     row = Row(newest.name, key, now, now, frozenset(secret))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -19,6 +20,7 @@ from archon_align.embedding.phase import Options
 from archon_align.embedding.reader import Limits, rows_without_embedding
 from archon_align.embedding.tables import find_table, vector_type
 from archon_align.errors import AlignError, Resumable
+from archon_align.rollback.ledger import Ledger
 from psycopg import sql
 
 from lab.embedding_service import RunningService
@@ -192,7 +194,9 @@ def test_blank_and_refused_rows_are_quarantined_and_the_rest_goes_on(
     again = phase.run(ready, options())
     assert (again.status, again.changed, len(again.findings)) == ("aligned", False, 2)
     looked = phase.run(make_context(prod, check=True), options())
-    assert (looked.status, looked.details["embeddings"]["quarantined"]) == ("aligned", 2), "or a check tells of drift for ever"
+    assert (looked.status, looked.details["embeddings"]["quarantined"]) == ("aligned", 2), (
+        "or a check tells of drift for ever"
+    )
 
 
 def test_too_many_quarantined_rows_fail_the_phase_and_keep_the_rest(
@@ -284,6 +288,27 @@ def test_a_service_that_dies_half_way_is_continued(
 def test_a_short_outage_is_waited_out(ready: Context, options: Callable[..., Options], service: RunningService) -> None:
     service.set_faults(status=503, first=2)
     assert phase.run(ready, options()).status == "changed"
+
+
+def test_a_full_disk_under_the_restore_point_stops_the_rebuild_and_keeps_what_is_there(
+    ready: Context, options: Callable[..., Options], prod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, written = Ledger.record, []
+
+    def full(ledger: Ledger, *args: Any) -> int:
+        if written:
+            ledger.path = ready.run.artifacts / "restore-points" / "embeddings.jsonl" / "no folder"
+        written.append(1)
+        return record(ledger, *args)
+
+    monkeypatch.setattr(Ledger, "record", full)
+    outcome = phase.run(ready, options(rows_per_commit=16, batch_texts=8))
+    assert (outcome.status, outcome.error and outcome.error.code) == ("resumable", "restore_point_not_written")
+    left = missing(prod)
+    assert left == 105 - outcome.details["embeddings"]["rebuilt"] < 105
+    assert [point["kind"] for point in outcome.details["restore_points"]] == ["vectors"]
+    monkeypatch.undo()
+    assert (phase.run(ready, options()).status, missing(prod)) == ("changed", 0)
 
 
 def test_progress_is_visible_and_no_transaction_waits_for_the_service(

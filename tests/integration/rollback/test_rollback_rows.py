@@ -417,7 +417,7 @@ _ROUND = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=_ROUND)
 def test_any_interleaving_leaves_users_rows_as_users_left_them_and_the_others_as_before(
     new_table: Callable[[], tuple[str, str]], context: Context, rounds: list[tuple[str, str, int, int]]
