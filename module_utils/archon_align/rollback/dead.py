@@ -117,17 +117,18 @@ def _dead(
     except AlignError as error:
         return replace(run, committed=tuple(points), unsettled=f"{error.what} {error.found}")
     own = [point for point in known if point.phase != ROLLBACK]
-    left = [point for point in own if undone_by(point, known, PROD) != "whole"]
-    if own and not left:
+    acted = [point for point in own if any(entry.committed is not False for entry in point.entries)]
+    left = [point for point in acted if undone_by(point, known, PROD) != "whole"]
+    if acted and not left:
         return None
-    vanished = {point.name: sum(entry.committed is False for entry in point.entries) for point in left}
+    vanished = {point.name: sum(entry.committed is False for entry in point.entries) for point in own}
     kept = [
         replace(point, entries=tuple(entry for entry in point.entries if entry.committed is not False))
         for point in left
     ]  # fmt: skip
     return replace(
         run,
-        committed=tuple(point for point in kept if point.entries),
+        committed=tuple(kept),
         vanished={name: number for name, number in vanished.items() if number},
     )
 
