@@ -17,6 +17,7 @@ description:
   - Refuses when the role cannot see every row, when C(pg_dump) is older than the server or cannot keep the connection's TLS, and
     when a disk would get too full. Stops, leaving nothing, when one runs full meanwhile.
   - Removes what backups that were killed left on this machine, scratch servers included.
+  - Encrypts the files to O(recipients), and removes backups that need not be kept (O(keep_last), O(keep_days)).
   - No password is ever in arguments or environment of C(pg_dump).
 attributes:
   check_mode:
@@ -45,6 +46,29 @@ options:
     description: Tables of more than this many MiB together are dumped by up to four processes into a folder, less by one into a file.
     type: int
     default: 64
+  recipients:
+    description:
+      - Public keys (C(age1...), C(ssh-ed25519 ...), C(ssh-rsa ...)) to each of which every file of the backup but its manifest is
+        encrypted once it was proved. None leaves the files plain. A bad one is refused before anything is dumped.
+    type: list
+    elements: str
+    default: []
+  keep_last:
+    description:
+      - So many of the newest verified backups of this database stay; 0 sets no limit. Those younger than O(keep_days) stay, too.
+      - With both 0 nothing is ever removed. The newest verified backup never is.
+    type: int
+    default: 0
+  keep_days:
+    description: Backups younger than so many days stay; 0 sets no limit.
+    type: int
+    default: 0
+  scratch_dsn:
+    description:
+      - A PostgreSQL server (17 or newer, not PROD's or DEV's) on which the proof is made instead of the embedded one, as a superuser.
+      - Databases of random names and missing roles are made there and dropped again. Never shown.
+    type: str
+    default: ""
 extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
@@ -144,18 +168,24 @@ OWN = {
     "timeout": {"type": "float", "default": 3600.0},
     "min_free_mb": {"type": "int", "default": 200},
     "parallel_mb": {"type": "int", "default": 64},
+    "recipients": {"type": "list", "elements": "str", "default": []},
+    "keep_last": {"type": "int", "default": 0},
+    "keep_days": {"type": "int", "default": 0},
+    "scratch_dsn": {"type": "str", "default": "", "no_log": True},
 }
 
 
 def main():
     module = AnsibleModule(argument_spec={**PHASE_OPTIONS, **OWN}, supports_check_mode=True)
     require_libraries(module, MISSING)
-    finish(
-        module,
-        lambda: phase.run(
-            context_of(module, "backup"), phase.Options(**{name: module.params[name] for name in OWN})
-        ).as_result(),
-    )
+    given = {name: module.params[name] for name in OWN}
+
+    def work():
+        keep = phase.Keep(given.pop("keep_last"), given.pop("keep_days"))
+        options = phase.Options(**given | {"keep": keep, "recipients": tuple(given["recipients"])})
+        return phase.run(context_of(module, "backup"), options).as_result()
+
+    finish(module, work)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,14 @@ from .critical import NAME as CRITICAL_NAME
 from .critical import chosen, write_script
 from .inventory import counts
 from .leftovers import remove_leftovers
+from .outer import Outer
 from .proof import Proved
+from .retention import Keep
 from .scratch import Scratch
 from .taking import FOLDER, Options, Plan, Taken, size
 from .tools import find_tool
 
-__all__ = ["FOLDER", "Options", "run"]
+__all__ = ["FOLDER", "Keep", "Options", "run"]
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
@@ -40,7 +42,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     started = time.monotonic()
     to = seal.recipients(options.recipients)
     remove_leftovers(context.run.artifacts.parent)
-    with Scratch() as scratch:
+    outer = Outer(context, options.scratch_dsn) if options.scratch_dsn.strip() else None
+    with Scratch(outer) as scratch:
         outcome = _predict(context, options, scratch) if context.check else _back_up(context, options, scratch, to)
     return replace(outcome, seconds=time.monotonic() - started)
 

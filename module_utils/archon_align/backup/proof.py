@@ -1,4 +1,4 @@
-"""The proof of a backup: restored into a private server of our own, every row and every object compared."""
+"""The proof of a backup: restored into a scratch server, every row and every object compared."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from ..context import Context
 from ..database.session import Session, open_session
@@ -20,9 +21,10 @@ from ..errors import AlignError
 from ..preservation.fingerprint import Fingerprint, fingerprint
 from .contents import without
 from .inventory import Inventory, differences, inventory
+from .outer import Outer
 from .outside import LeftOut, Outside
 from .space import disk_full, says_full
-from .tools import Running, environment, find_tool, first_error
+from .tools import Ended, Running, credentials, environment, find_tool, first_error, with_tls
 
 DATABASE = "backup"
 CRITICAL_DATABASE = "critical"
@@ -59,7 +61,7 @@ class Proof:
     """
 
     context: Context
-    server: EmbeddedServer
+    server: EmbeddedServer | Outer
     dump: Path
     setting: Setting
     timeout: float
@@ -73,7 +75,9 @@ class Proof:
         self._create(DATABASE)
         self.listing = _listing(self.server, self.dump, self.timeout)
         with self._session(DATABASE) as session:
-            _execute(session, self.setting.outside.statements)
+            statements = self.setting.outside.statements
+            adapted = self.server.adapted(session, statements) if isinstance(self.server, Outer) else statements
+            _execute(session, adapted)
             self._restore(self.setting.outside.left_out, "pre-data")
             _execute(session, self.setting.outside.suspensions)
             self._restore(self.setting.outside.left_out, "data")
@@ -104,10 +108,7 @@ class Proof:
     def alone(self, script: Path, expected: Sequence[Fingerprint]) -> None:
         """Run `script` with psql in a database of its own and compare the rows. Raises AlignError."""
         self._create(CRITICAL_DATABASE)
-        arguments = ["--no-psqlrc", "--quiet", f"--file={script}", f"--dbname={self.server.dsn(CRITICAL_DATABASE)}"]
-        psql = find_tool(self.server.bin / "psql")
-        with Running(psql, arguments, timeout=self.timeout, guard=self.guard) as running:
-            ended = running.wait()
+        ended = self._run("psql", CRITICAL_DATABASE, ["--no-psqlrc", "--quiet", f"--file={script}"])
         if ended.status:
             raise _broken(script.name, "a restore without any error", ended.said)
         with self._session(CRITICAL_DATABASE) as session:
@@ -121,13 +122,24 @@ class Proof:
             statement_timeout=self.timeout,
         )
 
+    def _run(self, program: str, database: str, arguments: Sequence[str]) -> Ended:
+        """Run one of PostgreSQL's client programs on a database of the server."""
+        tool = find_tool(self.server.bin / program)
+        name = self.context.run.application_name(self.context.phase, program)
+        with self._session(database) as session, credentials(session, name) as (conninfo, extra):
+            tool = with_tls(tool) if session.connection.pgconn.ssl_in_use else tool
+            arguments = ["--no-password", f"--dbname={conninfo}", *arguments]
+            with Running(tool, arguments, timeout=self.timeout, extra=extra, guard=self.guard) as running:
+                return running.wait()
+
     def _create(self, database: str) -> None:
+        name = conninfo_to_dict(self.server.dsn(database))["dbname"]
         with self._session("postgres") as admin:
             # Text is compared as the server stores it, so it must store it in the same encoding.
             utf8 = self.setting.encoding == "UTF8"
             admin.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C' {}").format(
-                    sql.Identifier(database),
+                    sql.Identifier(str(name)),
                     sql.Literal(self.setting.encoding),
                     sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'" if utf8 else ""),
                 )
@@ -147,12 +159,9 @@ class Proof:
                 f"--section={section}",
                 f"--use-list={kept.name}",
                 f"--jobs={self.setting.jobs}",
-                f"--dbname={self.server.dsn(DATABASE)}",
                 str(self.dump),
             ]
-            restore = find_tool(self.server.bin / "pg_restore")
-            with Running(restore, arguments, timeout=self.timeout, guard=self.guard) as running:
-                ended = running.wait()
+            ended = self._run("pg_restore", DATABASE, arguments)
         if ended.status:
             raise _broken(self.dump.name, "a restore without any error", ended.said)
 
@@ -184,7 +193,7 @@ def _execute(session: Session, statements: Sequence[sql.Composable]) -> None:
             ) from error
 
 
-def _listing(server: EmbeddedServer, dump: Path, timeout: float) -> str:
+def _listing(server: EmbeddedServer | Outer, dump: Path, timeout: float) -> str:
     listing = subprocess.run(
         [server.bin / "pg_restore", "--list", dump],
         capture_output=True,

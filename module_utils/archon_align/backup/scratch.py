@@ -1,4 +1,4 @@
-"""The private server in which a backup is proved."""
+"""The server on which a backup is proved: a private one, or one that is named."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Self
 
 from ..embedded.server import EmbeddedServer
 from .leftovers import SCRATCH, SERVER, mark
+from .outer import Outer
 
 _SETTINGS = {
     "autovacuum": "off",
@@ -32,13 +33,14 @@ class Stopped(Exception):
 class Scratch:
     """A private server that comes up in the background once it is begun, and is gone after the `with` block.
 
-    Work is done there one piece after the other.
+    Work is done there one piece after the other; with an `outer` server, on that instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Outer | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{mark()}-")
         self._server = EmbeddedServer(Path(self._folder.name) / SERVER, settings=_SETTINGS)
         self._pool = ThreadPoolExecutor(1)
+        self.outer = outer
         self._start: Future[None] | None = None
         self._leaving = Event()
 
@@ -48,17 +50,24 @@ class Scratch:
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
         self._pool.shutdown(cancel_futures=True)
+        if self.outer:
+            self.outer.close()
         self._server.remove()
         self._folder.cleanup()
 
     @property
     def embedded(self) -> EmbeddedServer:
-        """The server itself, which may not run yet."""
+        """The private server itself, which may not run yet."""
         return self._server
+
+    @property
+    def server(self) -> EmbeddedServer | Outer:
+        """The server on which the proof is made."""
+        return self.outer or self._server
 
     def begin(self) -> Future[None]:
         """Start the server without waiting for it; once is enough."""
-        self._start = self._start or self._pool.submit(self._server.start)
+        self._start = self._start or self._pool.submit(self.server.start)
         return self._start
 
     def work(self, task: Callable[[], None]) -> Future[None]:

@@ -62,17 +62,19 @@ def dump_estimate(table_bytes: int, protected_bytes: int) -> int:
 
 
 def require_space(
-    artifacts: Path, scratch: Path, *, dump: int, table_bytes: int, index_bytes: int, min_free_mb: int
+    artifacts: Path, scratch: Path | None, *, dump: int, table_bytes: int, index_bytes: int, min_free_mb: int
 ) -> None:
     """Raise AlignError when a backup of `dump` bytes or its proof would leave less than `min_free_mb` MiB.
 
     Sizes are those of the tables with their large values, and of their indexes. `scratch` is where the private server's
-    files will be.
+    files will be, None when the proof is made on another.
     """
     server = int((table_bytes + index_bytes) * 1.2) + _SERVER_BYTES + min(_LOG_BYTES, table_bytes)
-    needs = [(_existing(artifacts), dump, "the dump"), (_existing(scratch), server, "the server that proves it")]
-    if needs[0][0].stat().st_dev == needs[1][0].stat().st_dev:
-        needs = [(needs[0][0], dump + server, "the dump and the server that proves it")]
+    needs = [(_existing(artifacts), dump, "the dump")]
+    if scratch is not None:
+        needs.append((_existing(scratch), server, "the server that proves it"))
+        if needs[0][0].stat().st_dev == needs[1][0].stat().st_dev:
+            needs = [(needs[0][0], dump + server, "the dump and the server that proves it")]
     for folder, wanted, what in needs:
         free = shutil.disk_usage(folder).free
         if free < wanted + min_free_mb * MIB:

@@ -20,7 +20,7 @@ relation AS (SELECT oid, relowner, relacl FROM pg_class c WHERE relnamespace IN 
 routine AS (SELECT proowner, proacl FROM pg_proc p WHERE pronamespace IN (SELECT oid FROM dumped)
   AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_proc'::regclass AND m.objid = p.oid)),
 named AS (SELECT typowner, typacl FROM pg_type t WHERE typnamespace IN (SELECT oid FROM dumped)
-  AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)),
+  AND typtype IN ('e', 'd', 'r') AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)),
 used(oid, owns) AS (
   SELECT relowner, true FROM relation UNION SELECT proowner, true FROM routine UNION SELECT typowner, true FROM named
   UNION SELECT (aclexplode(acl)).grantee, false FROM (

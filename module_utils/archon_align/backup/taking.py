@@ -45,7 +45,8 @@ class Options:
     """`timeout` bounds the dump and each step of its proof, in seconds; `min_free_mb` MiB are left free on every disk.
 
     Above `parallel_mb` MiB of tables several processes dump into a folder. An empty `pg_dump` means the bundled one.
-    `recipients` are the public keys to which the backup is encrypted; none leaves it plain.
+    `recipients` are the public keys to which the backup is encrypted; none leaves it plain. With a `scratch_dsn` the proof
+    is made on that server.
     """
 
     pg_dump: str = ""
@@ -54,6 +55,7 @@ class Options:
     parallel_mb: int = 64
     recipients: tuple[str, ...] = ()
     keep: Keep = field(default_factory=Keep)
+    scratch_dsn: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +144,11 @@ def plan(context: Context, options: Options, session: Session, scratch: Scratch)
     prediction = predict(context.run.artifacts.parent, FOLDER, identity_of(found), found.table_bytes)
     protected = sum(relation.size for relation in found.relations if relation.table in context.protected)
     estimate = prediction.room if prediction else space.dump_estimate(found.table_bytes, protected)
+    if scratch.outer:
+        scratch.outer.require_usable(session, found)
     space.require_space(
         context.run.artifacts,
-        scratch.embedded.data,
+        None if scratch.outer else scratch.embedded.data,
         dump=estimate,
         table_bytes=found.table_bytes,
         index_bytes=found.index_bytes,
@@ -178,7 +182,8 @@ def identity_of(found: Survey) -> dict[str, Any]:
 
 def take(context: Context, options: Options, scratch: Scratch, folder: Path) -> Taken:
     """Dump PROD into `folder`, in bounded tries: somebody's change of a table in the wrong moment costs a try, not the run."""
-    watch = space.Watch({folder: "the backup", scratch.embedded.data: "the server that proves it"}, options.min_free_mb)
+    proving = {} if scratch.outer else {scratch.embedded.data: "the server that proves it"}
+    watch = space.Watch({folder: "the backup", **proving}, options.min_free_mb)
     try:
         for attempt in range(1, context.lock_attempts + 1):
             try:
@@ -238,7 +243,7 @@ def _dump(
 
     found = planned.survey
     setting = Setting(planned.outside, context.schemas, found.database.encoding, planned.form.jobs)
-    proof = Proof(context, scratch.embedded, path, setting, options.timeout, guard)
+    proof = Proof(context, scratch.server, path, setting, options.timeout, guard)
     return Dumped(planned, path, seconds, proof, scratch.work(proof.fill))
 
 

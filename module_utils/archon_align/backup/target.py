@@ -34,8 +34,9 @@ FROM pg_namespace n WHERE n.nspname = ANY(%s)
 """
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
 _AVAILABLE = """
-SELECT a.name, e.extname IS NOT NULL AS installed
-FROM pg_available_extensions a LEFT JOIN pg_extension e ON e.extname = a.name WHERE a.name = ANY(%s)
+SELECT a.name, a.installed_version IS NOT NULL AS installed, (SELECT superuser AND NOT trusted
+  FROM pg_available_extension_versions v WHERE (v.name, v.version) = (a.name, a.default_version)) AS superusers
+FROM pg_available_extensions a WHERE a.name = ANY(%s)
 """
 
 
@@ -60,6 +61,7 @@ class _Plan:
     statements: list[Statement] = field(default_factory=list)
     undo: list[Statement] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
 
     def make(self, kind: str, name: str, statement: str, undo: str | None) -> None:
         self.statements.append(Statement(statement, name, f"make the {kind} {name}, which the backup needs"))
@@ -156,7 +158,7 @@ def prepare(session: Session, here: Database, wanted: Restorable) -> Preparation
             if not may_create:
                 plan.missing.append(f"schema {name}, or CREATE on the database for this role")
     acting = _roles(session, plan, roles, superuser=me["super"], makes_roles=me["makes_roles"])
-    made = set(_extensions(session, plan, wanted, may_create=may_create))
+    made = set(_extensions(session, plan, wanted, may_create=may_create, superuser=me["super"]))
     absent = _objects(session, plan, wanted, made)
     if plan.missing:
         raise AlignError(
@@ -174,15 +176,28 @@ def prepare(session: Session, here: Database, wanted: Restorable) -> Preparation
         left_out=tuple(left_out),
         present={name: bool(row["owned"]) for name, row in schemas.items()},
         acts_for=None if me["super"] else acting,
-        findings=tuple(
-            Finding(
-                "left_out_of_restore",
-                "warning",
-                item.name,
-                f"The backup holds this {item.kind}; it was not restored, as the target lacks what it needs: {item.reason}.",
-                "Make what it needs in the target, then add it by hand.",
-            )
-            for item in left_out
+        findings=(
+            *(
+                Finding(
+                    "left_out_of_restore",
+                    "warning",
+                    item.name,
+                    f"The backup holds this {item.kind}; a restore leaves it out, as the target lacks what it needs: {item.reason}.",
+                    "Make what it needs in the target, then add it by hand.",
+                )
+                for item in left_out
+            ),
+            *(
+                Finding(
+                    "extension_may_be_refused",
+                    "warning",
+                    name,
+                    "The server wants a superuser to create this extension, and some hosts let others, too: only a run can tell.",
+                    f"CREATE EXTENSION {name} in the target beforehand.",
+                )
+                for name in plan.doubtful
+                if session.read_only
+            ),
         ),
     )
 
@@ -212,13 +227,13 @@ def _roles(
     return frozenset(acting)
 
 
-def _extensions(session: Session, plan: _Plan, wanted: Restorable, *, may_create: bool) -> list[str]:
+def _extensions(session: Session, plan: _Plan, wanted: Restorable, *, may_create: bool, superuser: bool) -> list[str]:
     """Plan the missing extensions; the names of those that will be there."""
     names = list(wanted.surroundings.extensions)
-    found = {row["name"]: row["installed"] for row in session.rows(_AVAILABLE, (names,))}
+    found = {row["name"]: row for row in session.rows(_AVAILABLE, (names,))}
     there = []
     for name, facts in wanted.surroundings.extensions.items():
-        if found.get(name):
+        if name in found and found[name]["installed"]:
             there.append(name)
         elif name not in found or not may_create:
             by = sorted({by for need in wanted.surroundings.needs if need.extension == name for by in need.by})
@@ -231,6 +246,8 @@ def _extensions(session: Session, plan: _Plan, wanted: Restorable, *, may_create
                 sql.Identifier(name), sql.Identifier(facts["schema"])
             )
             undo = sql.SQL("DROP EXTENSION {}").format(sql.Identifier(name)).as_string(session.connection)
+            if found[name]["superusers"] and not superuser:
+                plan.doubtful.append(name)
             plan.make("extension", name, statement.as_string(session.connection), undo)
             there.append(name)
     return there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def test_everything_survives(prod: str, make_context: MakeContext) -> None:
         "restore.list",
         "preamble.sql",
         "objects.json",
+        "surroundings.json",
         "critical.sql",
         "critical/archon_projects.jsonl",
         "critical/archon_tasks.jsonl",
@@ -84,8 +86,17 @@ def test_postgresql_16_is_backed_up_too(tmp_path: Path, make_context: MakeContex
             admin.execute("CREATE FUNCTION auth.role() RETURNS text LANGUAGE sql STABLE AS 'SELECT current_user::text'")
             admin.execute("SET search_path = public, extensions")
             admin.execute(world.replace("OPERATOR(public.<=>)", "OPERATOR(extensions.<=>)").encode())
-        outcome = phase.run(make_context(old.dsn(), phase="backup"), phase.Options())
-    assert outcome.details["backup"]["verified"] is True
+        context = make_context(old.dsn(), phase="backup")
+        outcome = phase.run(context, phase.Options())
+        assert outcome.details["backup"]["critical"]["verified"] is True
+        # There is no transaction_timeout before PostgreSQL 17.
+        with psycopg.connect(old.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE alone")
+        script = context.run.artifacts / "backup" / "critical.sql"
+        ended = subprocess.run(
+            [old.bin / "psql", "-Xq", "-f", script, old.dsn("alone")], capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_another_encoding(server: EmbeddedServer, make_context: MakeContext) -> None:
