@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+from archon_align.context import Run
+from archon_align.report.assemble import build
 from archon_align.report.protected import Observation, conjunction, protected_section
 
 TASKS = "public.archon_tasks"
@@ -80,3 +84,35 @@ def test_a_row_is_not_preserved_by_another_tables_proof() -> None:
     )
     assert section["public.archon_projects"]["preserved"] is None
     assert conjunction(section) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "proofs", "after", "told"),
+    [
+        # (changed by the run, changed by users, rows added by users, preserved)
+        pytest.param(look(5), [proof((5, "aa"))], look(5), (False, False, 0, True), id="nobody"),
+        pytest.param(look(5), [proof((5, "aa"))], look(8, "bb"), (False, True, 3, True), id="users added"),
+        pytest.param(look(5), [proof((5, "aa"))], look(3, "bb"), (False, True, -2, True), id="users deleted"),
+        pytest.param(look(5), [proof((5, "aa"))], look(5, "bb"), (False, True, 0, True), id="users edited"),
+        pytest.param(look(5), [], look(6, "bb"), (None, True, None, None), id="no transaction came near"),
+        pytest.param(look(5), [proof((5, "aa"), (4, "bb"), preserved=False)], look(5), (True, False, None, False), id="the run"),
+        pytest.param(look(5), [proof((5, "aa"))], look(None, ""), (None, True, None, False), id="gone"),
+        pytest.param(look(5), [proof((0, ""))], look(0, ""), (None, True, None, None), id="emptied before the proof"),
+        pytest.param(look(5), [proof((5, "aa"))], look(0, ""), (False, True, -5, True), id="emptied after the proof"),
+        pytest.param(look(0, ""), [proof((0, ""))], look(0, ""), (False, False, 0, True), id="known to be empty"),
+        pytest.param({}, [proof((0, ""))], {}, (None, None, None, None), id="empty, and nobody knows since when"),
+        pytest.param({}, [proof((0, ""))], look(0, ""), (None, False, None, None), id="made by the run, or renamed away"),
+    ],
+)  # fmt: skip
+def test_what_the_run_changed_and_what_users_did_are_told_apart(
+    before: Any, proofs: list[dict[str, Any]], after: Any, told: tuple[object, ...]
+) -> None:
+    found = entry(before, proofs, after)
+    keys = ("changed_by_run", "changed_by_users", "rows_added_by_users", "preserved")
+    assert tuple(found[key] for key in keys) == told
+
+
+def test_a_run_that_changed_a_row_has_failed() -> None:
+    run = Run("20260101-000000-abcdef", Path())
+    broken = {"phase": "schema", "status": "changed", "proofs": [proof((5, "aa"), (4, "bb"), preserved=False)]}
+    assert build(run, [broken], "", "", before={}, after={})["result"] == "failed"
