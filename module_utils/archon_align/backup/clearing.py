@@ -38,19 +38,24 @@ def clear(
     Nothing is dropped with CASCADE: what something else leans on stays, and so does whatever was not restored.
     """
     with session.transaction():
-        left = sorted(item for item in inventory(session, schemas) if item in restored and item[0] in _DROPPED)
+        left = _left(session, schemas, restored)
         before = len(left) + 1
         while len(left) < before:
             before = len(left)
             for kind in _DROPPED:
                 names = [name for each, name in left if each == kind]
                 if names and not _dropped(session, kind, names):
-                    names = [name for name in names if _dropped(session, kind, [name])]
-                left = [(each, name) for each, name in left if each != kind or name not in names]
+                    for name in names:
+                        _dropped(session, kind, [name])
+            left = _left(session, schemas, restored)
         return [
             *(f"{kind} {name}" for kind, name in left),
             *(statement.object for statement in undo if not _tried(session, sql.SQL(statement.sql))),
         ]
+
+
+def _left(session: Session, schemas: Sequence[str], restored: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted(item for item in inventory(session, schemas) if item in restored and item[0] in _DROPPED)
 
 
 def _dropped(session: Session, kind: str, names: Sequence[str]) -> bool:
