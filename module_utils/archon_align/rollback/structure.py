@@ -29,7 +29,7 @@ from ..schema.renaming import STALE
 from ..schema.stages import LARGE_TABLE_BYTES
 from ..schema.steps import Guard
 from .ledger import Entry
-from .structure_drops import Drops, arrange, dropping, loosening, relation_of
+from .structure_drops import Drops, arrange, dropping, loosening, needed_by, relation_of
 from .structure_settling import Settling, exact_enums
 from .structure_states import State, catalog_of, states
 from .structure_swapped import Vectors
@@ -196,7 +196,8 @@ class _Planner:
         kept = False
         for name, why in told:
             key = keys.get(name)
-            if key is None or self.goal.wanted[key] == self.found.get(key):
+            changed = self._changed_under(key) if key is not None else []
+            if not changed:
                 raise AlignError(
                     "The structure cannot be led back; nothing was changed.",
                     object_name=name,
@@ -206,9 +207,18 @@ class _Planner:
                     " it by hand.",
                     code="rollback_not_possible",
                 )
-            self.settling.keep(key, why)
+            for one in changed:
+                self.settling.keep(one, why)
             kept = True
         return kept
+
+    def _changed_under(self, key: Key) -> list[Key]:
+        """What was to change of an object that is in the way: itself, or else what it needs."""
+
+        def changes(one: Key) -> bool:
+            return one in self.goal.wanted and self.goal.wanted[one] != self.found.get(one)
+
+        return [key] if changes(key) else sorted(filter(changes, needed_by(self.goal.here, key)))
 
     def _leave_large_indexes(self) -> None:
         """A vector index on a large table takes long to build, under locks: that is left to a person, or to the next run."""

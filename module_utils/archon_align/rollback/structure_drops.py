@@ -115,18 +115,21 @@ def dropping(key: Key, writer: Writer) -> Statement:
 def loosening(wanted: Mapping[Key, State], found: Mapping[Key, State], writer: Writer) -> list[Statement]:
     """What is there now and was not before, on objects that stay: comments, privileges, row security, conditions."""
     made: list[Statement] = []
-    for key in sorted(wanted):
-        now, goal = found.get(key), wanted[key]
-        if now is None:
+    stay = {(key.schema, key.name) for key, state in wanted.items() if state.value is not None}
+    for key in sorted(wanted.keys() | found.keys()):
+        now, goal = found.get(key), wanted.get(key)
+        if now is not None and goal is None and now.value is None and (key.schema, key.name) in stay:
+            goal = State()  # what is said of a view's column, or of an identity's sequence, is not there any more
+        if now is None or goal is None:
             continue
         if now.comment is not None and goal.comment is None:
             text = f"COMMENT ON {writer.target(key)} IS NULL"
             made.append(Statement(text, key.qualified, f"no comment on {key}"))
         too_much = frozenset(grant for grant in now.grants | goal.grants if grant.role != OWNER)
-        stay = frozenset(grant for grant in goal.grants if grant.role != OWNER)
+        right = frozenset(grant for grant in goal.grants if grant.role != OWNER)
         made += [
             Statement(text, key.qualified, f"revoke privileges on {key}")
-            for text in (writer.grants(key, stay, too_much) if too_much != stay else ())
+            for text in (writer.grants(key, right, too_much) if too_much != right else ())
         ]
         made += [
             Statement(text, key.qualified, f"{key} as before", ("takes_exclusive_lock",))

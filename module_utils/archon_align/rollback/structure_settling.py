@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from ..database.session import Session
 from ..database.target import Table as TableName
 from ..schema.ddl import Writer
-from ..schema.model import Column, Enum, Key, Kind
+from ..schema.decisions import identifiers
+from ..schema.model import Column, Enum, Key, Kind, View
 from .structure_drops import needed_by, relation_of
 from .structure_emptiness import labels_used, removed_labels, rows_written, values_written
 from .structure_states import State, states
@@ -52,6 +53,7 @@ class Settling:
         if key in self.goal.wanted or key not in self.found:
             was, found = self.goal.wanted.get(key), self.found.get(key)
             self.goal.keep(key, Kept(name, why, _word(found), _word(was), on_request=False))
+            self._keep_what_follows(key)
             return
         self.goal.keep(key, Kept(name, why, "there", "not there", on_request=False))
         pending = [key]
@@ -65,6 +67,17 @@ class Settling:
             if owner is not None and owner in self.found and owner not in self.goal.wanted:
                 self.goal.wanted[owner] = self.found[owner]
                 pending.append(owner)
+
+    def _keep_what_follows(self, key: Key) -> None:
+        """A column's heirs and the views on it have its type."""
+        if key.kind is not Kind.COLUMN:
+            return
+        for heir in self.here.with_heirs(key):
+            if heir != key and heir in self.found:
+                self.goal.wanted[heir] = self.found[heir]
+            for one, state in list(self.goal.wanted.items()):
+                if isinstance(state.value, View) and heir in state.depends and state != self.found.get(one):
+                    self.keep(one, f"{heir} stays as it is")
 
     def _parts(self, key: Key) -> list[Key]:
         """What lives on a table, or on a column, and stays with it."""
@@ -86,7 +99,8 @@ class Settling:
         """Why `key` may not go; empty if it may."""
         if key.kind in _NEVER:
             return _NEVER[key.kind]
-        if strangers := self.here.strangers.get(key):
+        strangers = [one for one in self.here.strangers.get(key, ()) if not self._goes_along(one)]
+        if strangers:
             return f"{', '.join(strangers)} depends on it"
         for dependent in sorted(self.here.dependents.get(key, ())):
             if self._still_needs(dependent, key):
@@ -96,6 +110,14 @@ class Settling:
             if theirs:
                 return f"{min(theirs)} was added by users since"
         return self._data(key)
+
+    def _goes_along(self, stranger: str) -> bool:
+        """Is it part of a table that goes? An inherited condition is no object of its own."""
+        place = identifiers(stranger.rpartition(" on table ")[2])
+        if len(place) != 2:
+            return False
+        table = Key(Kind.TABLE, *place)
+        return table in self.found and table not in self.goal.wanted
 
     def _still_needs(self, dependent: Key, key: Key) -> bool:
         goal = self.goal.wanted.get(dependent)
