@@ -12,7 +12,9 @@ import pytest
 
 from tests.torture import oracle
 from tests.torture.__main__ import main
+from tests.torture.faults import KINDS, draw
 from tests.torture.scene import Site
+from tests.torture.strikes import STRIKES
 from tests.torture.users import Ledger, Write
 
 # Neighbouring seeds go through the kinds of faults in the order of their list.
@@ -90,6 +92,12 @@ def test_the_oracle_sees_what_is_left_behind(site: Site, made: str, says: str, m
         prod.execute(made.encode())
         assert any(says in complaint for complaint in oracle.leftovers(site))
         prod.execute("DROP DATABASE IF EXISTS scratch")
+
+
+def test_a_seed_stands_for_its_choices_and_neighbours_for_all_kinds() -> None:
+    assert [draw(seed) for seed in range(40)] == [draw(seed) for seed in range(40)]
+    assert {draw(seed).faults[0].kind for seed in range(100, 100 + len(KINDS))} == KINDS.keys() == STRIKES.keys()
+    assert {len(draw(seed).faults) for seed in range(40)} == {1, 2}
 
 
 def test_the_oracle_sees_that_nothing_is_aligned(site: Site) -> None:
