@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -200,7 +199,10 @@ def _spoil_service(**faults: object) -> Strike:
 
 
 def _limit_files(processes: Sequence[psutil.Process], limit: int) -> None:
-    """Files of these processes may grow no larger. The hard limit stays, for it could not be raised again."""
+    """Files of these processes may grow no larger. The hard limit stays, for it could not be raised again. Raises Missed on a
+    platform that cannot change another process's limits."""
+    if not hasattr(psutil.Process, "rlimit"):
+        raise Missed
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
             hard = process.rlimit(psutil.RLIMIT_FSIZE)[1]
@@ -299,8 +301,3 @@ def under(playing: Playing, fault: Fault) -> Iterator[str]:
             yield what
     except (psutil.NoSuchProcess, ProcessLookupError) as error:
         raise Missed from error
-
-
-def can_limit_files() -> bool:
-    """Whether this platform can change another process's limits."""
-    return hasattr(psutil.Process, "rlimit") and hasattr(resource, "RLIMIT_FSIZE")
