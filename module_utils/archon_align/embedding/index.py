@@ -11,6 +11,7 @@ from psycopg import sql
 
 from ..database.session import Session
 from ..plan import Statement
+from ..schema.costs import VECTOR_ROWS
 from .tables import EmbeddedTable, VectorType
 
 Action = Literal["none", "kept", "built", "replaced", "undecided", "impossible"]
@@ -277,6 +278,7 @@ def _copy(found: EmbeddedTable, index: VectorIndex, concurrently: bool, rows: in
         f"index the {rows} vectors of {found.table} for vector search",
         ("builds_index",),
         transactional=not concurrently,
+        seconds=round(rows / VECTOR_ROWS, 2),
     )
 
 

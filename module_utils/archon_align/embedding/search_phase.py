@@ -14,11 +14,13 @@ from psycopg import sql
 from ..context import Context
 from ..database.failures import server_error
 from ..database.session import Session, open_session
+from ..database.transaction import LockMode
 from ..errors import AlignError, Resumable
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..plan import Statement
 from ..preservation.proof import Proof as Preservation
+from ..preservation.waiting import Wait, longest, writers_wait
 from ..rollback.ledger import Ledger
 from . import index
 from .building import build
@@ -96,6 +98,7 @@ class _Search:
         self.indexes: dict[str, dict[str, Any]] = {}
         self.kept: list[dict[str, Any]] = []
         self.executed = False
+        self.waits: list[Wait] = []
         self.ledger = Ledger(replace(self.context, phase="search"))
 
     def run(self) -> PhaseOutcome:
@@ -172,7 +175,7 @@ class _Search:
             min_recall=self.options.index_min_recall,
             concurrently_rows=self.options.concurrently_rows,
         )
-        self.statements += plan.statements
+        self._plan(found, plan.statements, LockMode.ALTER if plan.drops else LockMode.WRITE)
         if plan.action == "impossible":
             self._finding(
                 "search_index_impossible", "warning", str(found.table), plan.reason, "Search works without, but scans."
@@ -205,7 +208,7 @@ class _Search:
         state = index.inspect(self.session, found, rows, None)
         old = index.indexes(self.session, replace(found, column=COLUMN))
         copies = index.copies(found, old, state, concurrently_rows=self.options.concurrently_rows)
-        self.statements += copies.statements
+        self._plan(found, copies.statements, LockMode.WRITE)
         if copies.statements and not self.context.check:
             self._build(found, copies.statements, drops=False)
         return copies.indexes
@@ -215,6 +218,13 @@ class _Search:
             return None
         usable = any(one.usable for one in index.indexes(self.session, table.found))
         return index.measure(self.session, table.found, vector, table.vectors) if usable else None
+
+    def _plan(self, found: EmbeddedTable, statements: Sequence[Statement], mode: LockMode) -> None:
+        """Note what is done or would be, and how long users wait for it where it is done in one transaction."""
+        self.statements += statements
+        if all(statement.transactional for statement in statements):
+            seconds = sum(statement.seconds or 0.0 for statement in statements)
+            self.waits.append(writers_wait(self.session, {found.table: mode}, len(statements), seconds))
 
     def _build(self, found: EmbeddedTable, statements: Sequence[Statement], drops: bool) -> None:
         self.preserved += build(
@@ -234,7 +244,7 @@ class _Search:
             ledger=self.ledger,
         )
         self.executed = not self.context.check
-        self.statements += swapped.statements
+        self._plan(found, swapped.statements, LockMode.ALTER)
         self.preserved += swapped.proofs
         self.findings += swapped.findings
         self.kept.append({"of": str(found.table), "table": str(swapped.kept), "rows": swapped.rows})
@@ -341,6 +351,7 @@ class _Search:
 
     def _outcome(self, status: Status, proof: Proof | None = None, error: AlignError | None = None) -> PhaseOutcome:
         self.ledger.end(status)
+        waits = longest(self.waits)
         statements = "".join(f"{statement.sql};\n" for statement in self.statements)
         return PhaseOutcome(
             phase="embeddings",
@@ -348,7 +359,7 @@ class _Search:
             seconds=time.monotonic() - self.started,
             changed=self.executed or status == "drift",
             statements=self.statements,
-            findings=self.findings,
+            findings=[*self.findings, *waits.findings()],
             proofs=self.preserved,
             diff=[
                 {"before_header": "vector indexes", "after_header": "vector indexes", "before": "", "after": statements}
@@ -366,6 +377,7 @@ class _Search:
                     "index": self.indexes,
                     "kept": self.kept,
                 },
+                "locks": waits.as_dict(),
                 "restore_points": self.ledger.as_points(),
             },
             error=error,

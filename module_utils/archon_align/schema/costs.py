@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from ..plan import Statement
+from ..preservation.waiting import FINGERPRINT_ROWS
 from .model import Catalog, Column, Constraint, Index, Key, Kind, Size
 
 REWRITE_BYTES = 30_000_000  # bytes a second; all others are rows a second
@@ -19,7 +20,6 @@ VECTOR_ROWS = 500
 VALIDATE_ROWS = 2_000_000
 FOREIGN_KEY_ROWS = 700_000
 UPDATE_ROWS = 100_000
-FINGERPRINT_ROWS = 300_000
 # What every statement and the proof cost whatever the size of the tables.
 _STATEMENT_SECONDS = 0.001
 _OBJECT_SECONDS = 0.0002

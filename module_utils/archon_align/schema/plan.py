@@ -170,6 +170,10 @@ def _attempt(draft: Draft) -> SchemaPlan:
     refuse_unknown(draft)
     refuse_lacking(draft)
     _ask_the_gate(draft, (*statements, *(one for stage in staged for one in stage.statements)))
+    if statements:
+        # Users wait for these as well: what is only proved is held against writing until COMMIT.
+        for key in _read_for_proof(draft):
+            draft.lock(key, LockMode.PROVE)
     findings = (
         *draft.decided.findings,
         *draft.notes,

@@ -18,6 +18,7 @@ from ..database.transaction import LockMode, protected_transaction
 from ..errors import AlignError
 from ..outcome import PhaseOutcome, Status
 from ..preservation.proof import Proof
+from ..preservation.waiting import writers_wait
 from ..rollback.capture import RowRecorder, Written
 from ..rollback.ledger import Ledger
 from ..rollback.stored import Values
@@ -54,6 +55,8 @@ def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
         if context.check and not plan.stores[1].columns:
             plan = _refusals_told(dev, lambda: _foreseen(plan, dev, values))
         dev_plan = _refusals_told(dev, lambda: _inspect_dev(dev, values))
+        locks = dict.fromkeys((store.table for store in plan.stores), LockMode.WRITE)
+        waits = _refusals_told(prod, lambda: writers_wait(prod, locks, len(plan.changes)))
         proofs: list[Proof] = []
         if not context.check:
             for store in (*plan.stores, *dev_plan.stores):
@@ -72,10 +75,13 @@ def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
         seconds=time.monotonic() - started,
         changed=bool(changes),
         statements=[change.statement for change in changes],
-        findings=findings(credentials, settings, dev_credentials, values, changes, check=context.check),
+        findings=[
+            *findings(credentials, settings, dev_credentials, values, changes, check=context.check),
+            *waits.findings(),
+        ],
         proofs=proofs,
         diff=diff_of(changes),
-        details={"credentials": {"changed_keys": [change.name for change in changes]}},
+        details={"credentials": {"changed_keys": [change.name for change in changes]}, "locks": waits.as_dict()},
     )
 
 

@@ -17,6 +17,7 @@ from ..database.transaction import LockMode, protected_transaction
 from ..errors import AlignError
 from ..outcome import PhaseOutcome, Status
 from ..preservation.proof import Proof
+from ..preservation.waiting import writers_wait
 from ..rollback.capture import RowRecorder, Written
 from ..rollback.ledger import Ledger
 from . import placeholders
@@ -81,6 +82,8 @@ def _run(context: Context, ledger: Ledger) -> PhaseOutcome:
             for theirs, ours in zip(source.tables, present, strict=True):
                 _require_shape(theirs, ours)
         plan = _plan(source, present)
+        locks = {table.table: LockMode.WRITE for table in source.tables}
+        waits = _refusals_told(prod, lambda: writers_wait(prod, locks, len(plan.moves)))
         proofs: list[Proof] = []
         if plan.moves and not context.check:
             plan, proofs = _apply(prod, source, ledger)
@@ -93,7 +96,7 @@ def _run(context: Context, ledger: Ledger) -> PhaseOutcome:
         seconds=time.monotonic() - started,
         changed=bool(moves),
         statements=[move.statement for move in moves],
-        findings=[*plan.checked.findings, *findings(plan.tables, source.not_moved)],
+        findings=[*plan.checked.findings, *findings(plan.tables, source.not_moved), *waits.findings()],
         proofs=proofs,
         diff=[_diff(move) for move in moves],
         details={
@@ -103,7 +106,8 @@ def _run(context: Context, ledger: Ledger) -> PhaseOutcome:
                 "unchanged": sum(table.unchanged for table in plan.tables),
                 "only_in_prod": [name for table in plan.tables for name in table.only_in_prod],
                 "placeholders_checked": plan.checked.count,
-            }
+            },
+            "locks": waits.as_dict(),
         },
     )
 
