@@ -29,6 +29,12 @@ from .tools import Ended, Running, credentials, environment, find_tool, first_er
 DATABASE = "backup"
 CRITICAL_DATABASE = "critical"
 VECTOR_INDEX_ROWS = 20_000
+# A table of vectors is small without them, so that the planner would have one process read it.
+_IN_PARALLEL = (
+    "SET LOCAL min_parallel_table_scan_size = '64kB'",
+    "SET LOCAL parallel_setup_cost = 0",
+    "SET LOCAL parallel_tuple_cost = 0",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,19 @@ class Proof:
     listing: str = ""
     seconds: float = 0.0
 
+    def prepare(self) -> None:
+        """Make the databases that are not there yet: that needs no dump."""
+        with self._session("postgres") as admin:
+            there = {row["name"] for row in admin.rows("SELECT datname AS name FROM pg_database")}
+            for database in (DATABASE, CRITICAL_DATABASE):
+                name = str(conninfo_to_dict(self.server.dsn(database))["dbname"])
+                if name not in there:
+                    self._create(admin, name)
+
     def fill(self) -> None:
         """Restore tables and rows. Raises AlignError when that is impossible."""
         started = time.monotonic()
-        self._create(DATABASE)
+        self.prepare()
         self.listing = _listing(self.server, self.dump, self.timeout)
         with self._session(DATABASE) as session:
             statements = self.setting.outside.statements
@@ -101,17 +116,22 @@ class Proof:
         self._restore(left_out, "post-data")
         self.seconds += time.monotonic() - started
         with self._session(DATABASE) as session:
-            _compare_rows(session, expected, self.guard)
+            self._compare_rows(session, expected)
             _compare_objects(session, self.setting.schemas, objects, left_out)
             return Proved(str(session.value("SHOW server_version")), left_out, without(self.listing, ()))
 
     def alone(self, script: Path, expected: Sequence[Fingerprint]) -> None:
         """Run `script` with psql in a database of its own and compare the rows. Raises AlignError."""
-        self._create(CRITICAL_DATABASE)
         ended = self._run("psql", CRITICAL_DATABASE, ["--no-psqlrc", "--quiet", f"--file={script}"])
         if ended.status:
             raise _broken(script.name, "a restore without any error", ended.said)
         with self._session(CRITICAL_DATABASE) as session:
+            self._compare_rows(session, expected)
+
+    def _compare_rows(self, session: Session, expected: Sequence[Fingerprint]) -> None:
+        with session.transaction():
+            for statement in _IN_PARALLEL if self.setting.jobs > 1 else ():
+                session.execute(statement)
             _compare_rows(session, expected, self.guard)
 
     def _session(self, database: str) -> Session:
@@ -132,18 +152,16 @@ class Proof:
             with Running(tool, arguments, timeout=self.timeout, extra=extra, guard=self.guard) as running:
                 return running.wait()
 
-    def _create(self, database: str) -> None:
-        name = conninfo_to_dict(self.server.dsn(database))["dbname"]
-        with self._session("postgres") as admin:
-            # Text is compared as the server stores it, so it must store it in the same encoding.
-            utf8 = self.setting.encoding == "UTF8"
-            admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C' {}").format(
-                    sql.Identifier(str(name)),
-                    sql.Literal(self.setting.encoding),
-                    sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'" if utf8 else ""),
-                )
+    def _create(self, admin: Session, name: str) -> None:
+        # Text is compared as the server stores it, so it must store it in the same encoding.
+        utf8 = self.setting.encoding == "UTF8"
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C' {}").format(
+                sql.Identifier(name),
+                sql.Literal(self.setting.encoding),
+                sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'" if utf8 else ""),
             )
+        )
 
     def _restore(self, left_out: Sequence[LeftOut], section: str) -> None:
         """Restore a section of the archive. Raises AlignError at the first error."""

@@ -19,10 +19,6 @@ _SETTINGS = {
     "max_wal_senders": "0",
     "maintenance_work_mem": "256MB",
     "synchronous_commit": "off",
-    # A table of vectors is small without them, so that the planner would read it alone.
-    "min_parallel_table_scan_size": "64kB",
-    "parallel_setup_cost": "0",
-    "parallel_tuple_cost": "0",
 }
 
 

@@ -224,27 +224,30 @@ def _dump(
 ) -> Dumped:
     started = time.monotonic()
     planned = plan(context, options, session, scratch)
+    path = folder / planned.form.name(context.schemas)
+    proof = _proof(context, options, scratch, watch, planned, path)
     if planned.form.jobs == 1:
-        scratch.begin()  # it comes up while PROD is dumped; a dump that takes all processors is not disturbed
+        scratch.work(proof.prepare)  # while PROD is dumped; a dump that takes all processors is not disturbed
     lock_for_reading(session, planned.survey.locked)
     snapshot = str(session.value("SELECT pg_export_snapshot()"))
-    path = folder / planned.form.name(context.schemas)
     with dumping(
         session, planned.tool, snapshot, context.schemas, planned.form, path, timeout=options.timeout, guard=watch.check
     ) as running:
         # Asking now and then also keeps the server from ending this idle transaction, and the snapshot with it.
         ended = running.wait(lambda: session.progress(size(_written(path))))
     require_success(ended, f"{context.prod.name} {planned.survey.database.where}", folder.parent)
-    seconds = time.monotonic() - started
+    return Dumped(planned, path, time.monotonic() - started, proof, scratch.work(proof.fill))
 
+
+def _proof(
+    context: Context, options: Options, scratch: Scratch, watch: space.Watch, planned: Plan, dump: Path
+) -> Proof:
     def guard() -> None:
         scratch.guard()
         watch.check()
 
-    found = planned.survey
-    setting = Setting(planned.outside, context.schemas, found.database.encoding, planned.form.jobs)
-    proof = Proof(context, scratch.server, path, setting, options.timeout, guard)
-    return Dumped(planned, path, seconds, proof, scratch.work(proof.fill))
+    setting = Setting(planned.outside, context.schemas, planned.survey.database.encoding, planned.form.jobs)
+    return Proof(context, scratch.server, dump, setting, options.timeout, guard)
 
 
 def _read(context: Context, session: Session, dumped: Dumped, watch: space.Watch) -> Taken:
