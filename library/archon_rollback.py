@@ -38,6 +38,10 @@ options:
     type: list
     elements: str
     default: []
+  look_only:
+    description: Only see that the restore point is there, can be read, and is of this PROD. Nothing is changed.
+    type: bool
+    default: false
 extends_documentation_fragment: [archon_phase]
 author:
   - archon-align maintainers
@@ -135,6 +139,7 @@ def main():
             "restore_point": {"type": "str", "required": True},
             "artifacts_root": {"type": "path"},
             "overwrite": {"type": "list", "elements": "str", "default": []},
+            "look_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -142,7 +147,8 @@ def main():
     given = module.params
     root = Path(given["artifacts_root"]) if given["artifacts_root"] else Path(given["artifacts_dir"]).parent
     options = phase.Options(given["restore_point"], root, tuple(given["overwrite"]))
-    finish(module, lambda: phase.run(context_of(module, phase.PHASE), options).as_result())
+    work = phase.look if given["look_only"] else phase.run
+    finish(module, lambda: work(context_of(module, phase.PHASE), options).as_result())
 
 
 if __name__ == "__main__":

@@ -95,6 +95,19 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     return outcome
 
 
+def look(context: Context, options: Options) -> PhaseOutcome:
+    """Only see that the restore point is there, can be read, and is of this PROD: before a backup takes its time.
+
+    Raises AlignError as `run` does.
+    """
+    started = time.monotonic()
+    found = find_points(options.artifacts_root)
+    point = choose(found, options.restore_point)
+    with open_session(context, context.prod, read_only=True) as prod:
+        settled(prod, chain(found, point, identity_of(prod)))
+    return PhaseOutcome(context.phase, "aligned", seconds=time.monotonic() - started)
+
+
 def undo_points(
     context: Context,
     prod: Session,
