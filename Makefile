@@ -65,9 +65,10 @@ test: lint ## Lint, unit and integration tests
 torture: setup-dev ## Run alignments under fire, N=50 times: kills, crashes, full disks, users at work; SEED=… repeats one
 	@$(BIN)/python -m tests.torture --runs $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: setup-dev ## Measure runs, the embedding rebuild and a small schema comparison; prints the figures
+bench: setup-dev ## Measure runs, the embedding rebuild, the proof and a small schema comparison; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py
 	@$(BIN)/python tests/bench/bench_embeddings.py
+	@$(BIN)/python tests/bench/bench_proof.py
 	@$(BIN)/python tests/bench/bench_backup.py
 	@$(BIN)/python tests/bench/bench_schema.py 30
 
