@@ -21,6 +21,8 @@ from .tools import Ended, Running, Tool, credentials, environment, find_tool, fi
 
 # Servers before it do not know a setting that pg_restore sends to any; for them it is taken out of the script.
 FIRST_WITH_TRANSACTION_TIMEOUT = 17
+# The variable that bounds a restore, for words.
+LIMIT = "restore_timeout"
 _SETTING = b"SET transaction_timeout = 0;\n"
 _HEAD_BYTES = 65536
 _ENTRY = re.compile(r"\d+; \d+ \d+ (?P<rest>.*)", re.DOTALL)
@@ -101,7 +103,7 @@ def load(session: Session, tool: Tool, psql: Tool, archive: Path, kept: str, *, 
             )
         how = ["--single-transaction"] if jobs == 1 else [f"--jobs={jobs}"]
         arguments = [*common, *how, "--no-password", f"--dbname={conninfo}", str(archive)]
-        with Running(tool, arguments, timeout=timeout, extra=extra) as running:
+        with Running(tool, arguments, timeout=timeout, extra=extra, limit=LIMIT) as running:
             return running.wait()
 
 
@@ -121,7 +123,7 @@ def _psql(psql: Tool, script: Path, conninfo: str, extra: dict[str, str], timeou
         f"--file={script}",
         f"--dbname={conninfo}",
     ]
-    with Running(psql, arguments, timeout=timeout, extra=extra) as running:
+    with Running(psql, arguments, timeout=timeout, extra=extra, limit=LIMIT) as running:
         return running.wait()
 
 
@@ -138,7 +140,7 @@ def _piped(
             with (
                 os.fdopen(source, "rb", buffering=0) as out,
                 os.fdopen(sink, "wb") as output,
-                Running(tool, arguments, timeout=timeout, output=output) as running,
+                Running(tool, arguments, timeout=timeout, output=output, limit=LIMIT) as running,
             ):
                 output.close()
                 # Opening waits for psql to open its end; once that is closed, writing fails.

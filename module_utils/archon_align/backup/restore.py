@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,21 +20,21 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..plan import Statement
+from ..preflight.pooler import require_own_backend
 from ..preservation.fingerprint import Fingerprint, existing, fingerprint
 from . import loading, target
+from .choice import find
 from .clearing import clear
 from .critical import NAME as CRITICAL_NAME
+from .dump import MOST_JOBS
 from .expected import Restorable, expected
 from .inventory import Inventory, differences, inventory
 from .leftovers import remove_leftovers
 from .outside import LeftOut
 from .seal import Opened, opened
 from .survey import Database, database_of
-from .taking import FOLDER
 from .target import Preparation, listed
 from .tools import Ended, Tool, first_error
-
-_BROAD_JOBS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,39 +87,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
         try:
             outcome = _restore(context, _work(backup, options))
         except psycopg.Error as error:
-            raise server_error(
-                context.prod, error, doing="the backup was restored", timeout="restore_timeout"
-            ) from error
+            raise server_error(context.prod, error, doing="the backup was restored", timeout=loading.LIMIT) from error
     return replace(outcome, seconds=time.monotonic() - started)
-
-
-def find(root: Path, name: str) -> Path:
-    """The folder of the backup that `name` is: a run id below `root`, or a path. Raises AlignError when there is none."""
-    given = Path(name).expanduser()
-    places = [place for base in (root / given, given) for place in (base / FOLDER, base)] if name.strip() else []
-    for place in places:
-        with contextlib.suppress(OSError):
-            if (place / "manifest.json").is_file():
-                return place.absolute()
-    raise AlignError(
-        "There is no such backup.",
-        object_name=name or "restore_backup",
-        expected=f"a run id below {root}, or the path of a folder with a manifest.json that can be read",
-        found=_why_not(places),
-        remedy="See make restore-points for what there is, and pass one as restore_backup.",
-        code="no_backup",
-    )
-
-
-def _why_not(places: list[Path]) -> str:
-    for place in places:
-        try:
-            if place.is_dir():
-                next(place.iterdir(), None)
-        except OSError as error:
-            return f"{place}: {error.strerror}"
-    there = [str(place) for place in places if place.is_dir()]
-    return f"no manifest.json in {there[0]}" if there else "nothing of that name"
 
 
 def _work(backup: Opened, options: Options) -> _Work:
@@ -144,6 +114,7 @@ def _restore(context: Context, work: _Work) -> PhaseOutcome:
     options = work.options
     psql = loading.client(options.pg_dump, "psql")
     pg_restore = loading.client(options.pg_dump, "pg_restore")
+    require_own_backend(context, context.prod)
     with open_session(context, context.prod, statement_timeout=options.timeout) as session:
         here = database_of(session)
         if not options.allow_live:
@@ -256,7 +227,7 @@ def _load(
         preparation.present,
         preparation.acts_for,
     )
-    jobs = _BROAD_JOBS if dump["format"] == "directory" else 1
+    jobs = min(MOST_JOBS, os.cpu_count() or 1) if dump["format"] == "directory" else 1
     _make(session, preparation, here)
     started = time.monotonic()
     try:

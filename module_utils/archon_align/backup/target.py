@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +24,14 @@ from .survey import Database
 _SHOWN = 8
 _ROLES = """
 SELECT rolname AS name, pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int >= 160000
-  THEN 'SET' ELSE 'MEMBER' END) AS usable FROM pg_roles WHERE rolname = ANY(%s)
+  THEN 'SET' ELSE 'MEMBER' END) AS usable,
+  ARRAY(SELECT nspname::text FROM pg_namespace WHERE nspname = ANY(%(schemas)s) AND NOT has_schema_privilege(r.oid, pg_namespace.oid, 'CREATE')
+        ORDER BY 1) AS shut_out
+FROM pg_roles r WHERE rolname = ANY(%(roles)s)
 """
-_SELF = "SELECT rolsuper AS super, rolcreaterole OR rolsuper AS makes_roles FROM pg_roles WHERE rolname = current_user"
+_SELF = """
+SELECT rolsuper AS super, rolcreaterole AS makes_roles, rolsuper OR rolbypassrls AS sees_all FROM pg_roles WHERE rolname = current_user
+"""
 _SCHEMAS = """
 SELECT n.nspname AS name, pg_has_role(current_user, n.nspowner, 'USAGE') AS owned,
   has_schema_privilege(n.oid, 'CREATE') AS may_create, has_schema_privilege(n.oid, 'USAGE') AS may_use
@@ -157,7 +162,10 @@ def prepare(session: Session, here: Database, wanted: Restorable) -> Preparation
             roles[owner] = True
             if not may_create:
                 plan.missing.append(f"schema {name}, or CREATE on the database for this role")
-    acting = _roles(session, plan, roles, superuser=me["super"], makes_roles=me["makes_roles"])
+    acting = _roles(session, plan, roles, list(schemas), superuser=me["super"], makes_roles=me["makes_roles"])
+    if not me["sees_all"]:
+        forced = [name for (kind, name), detail in wanted.objects.items() if kind == "table" and detail.endswith(" t")]
+        plan.missing += [f"BYPASSRLS for this role: {name} has FORCE ROW LEVEL SECURITY" for name in forced]
     made = set(_extensions(session, plan, wanted, may_create=may_create, superuser=me["super"]))
     absent = _objects(session, plan, wanted, made)
     if plan.missing:
@@ -203,28 +211,32 @@ def prepare(session: Session, here: Database, wanted: Restorable) -> Preparation
 
 
 def _roles(
-    session: Session, plan: _Plan, roles: Mapping[str, bool], *, superuser: bool, makes_roles: bool
+    session: Session,
+    plan: _Plan,
+    roles: Mapping[str, bool],
+    schemas: Sequence[str],
+    *,
+    superuser: bool,
+    makes_roles: bool,
 ) -> frozenset[str]:
     """Plan the missing roles; the present ones for which this session may act."""
     wanted = {name: owns for name, owns in roles.items() if not name.startswith("pg_")}
-    present = {row["name"]: bool(row["usable"]) for row in session.rows(_ROLES, (list(wanted),))}
-    me = str(session.value("SELECT current_user"))
-    acting = {name for name, usable in present.items() if usable}
+    present = {row["name"]: row for row in session.rows(_ROLES, {"roles": list(wanted), "schemas": list(schemas)})}
     for name, owns in wanted.items():
-        role = sql.Identifier(name)
-        if name in present:
-            if owns and not present[name]:
-                plan.missing.append(f"membership in role {name}, which owns objects")
-        elif not makes_roles:
-            plan.missing.append(f"role {name}")
-        else:
-            undo = sql.SQL("DROP ROLE {}").format(role).as_string(session.connection)
-            plan.make("role", name, sql.SQL("CREATE ROLE {} NOLOGIN").format(role).as_string(session.connection), undo)
-            if owns and not superuser:
-                grant = sql.SQL("GRANT {} TO {}").format(role, sql.Identifier(me)).as_string(session.connection)
-                plan.make("membership in role", name, grant, None)
-                acting.add(name)
-    return frozenset(acting)
+        if name not in present and (superuser or (makes_roles and not owns)):
+            role = sql.Identifier(name)
+            statement, undo = (sql.SQL(text).format(role) for text in ("CREATE ROLE {} NOLOGIN", "DROP ROLE {}"))
+            plan.make("role", name, statement.as_string(session.connection), undo.as_string(session.connection))
+        elif name not in present:
+            plan.missing.append(f"role {name}" + (", which owns objects" if owns else ""))
+        elif owns and not present[name]["usable"]:
+            plan.missing.append(f"membership in role {name}, which owns objects")
+        elif owns and not superuser and present[name]["shut_out"]:
+            # What is given to a role it must be able to make, unless a superuser gives it.
+            plan.missing.append(
+                f"CREATE on schema {', '.join(present[name]['shut_out'])} for role {name}, which owns objects"
+            )
+    return frozenset(name for name, row in present.items() if row["usable"])
 
 
 def _extensions(session: Session, plan: _Plan, wanted: Restorable, *, may_create: bool, superuser: bool) -> list[str]:

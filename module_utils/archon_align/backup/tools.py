@@ -173,7 +173,7 @@ class Running:
     """A program in the background: it is killed on leaving the `with` block if it still runs, and after `timeout` s.
 
     `guard` is called several times a second while it is waited for; what it raises ends the program. `output` takes its
-    standard output.
+    standard output, `limit` is the variable that sets `timeout`.
     """
 
     def __init__(
@@ -185,11 +185,13 @@ class Running:
         extra: dict[str, str] | None = None,
         guard: Callable[[], None] = lambda: None,
         output: IO[bytes] | None = None,
+        limit: str = "backup_timeout",
     ) -> None:
         self.name = tool.path.name
         self._guard = guard
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
+        self._limit = limit
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit; a pipe could fill up and block
         self._process = subprocess.Popen(
             [tool.path, *arguments],
@@ -224,8 +226,8 @@ class Running:
                     object_name=self.name,
                     expected=f"an end within {self._timeout:.0f} s",
                     found="still running",
-                    remedy="Look for what blocks it (pg_stat_activity, network), or raise backup_timeout.",
-                    code="backup_timeout",
+                    remedy=f"Look for what blocks it (pg_stat_activity, network), or raise {self._limit}.",
+                    code=self._limit,
                 )
             if now - guarded >= GUARD_SECONDS:
                 self._guard()

@@ -14,6 +14,7 @@ import psycopg
 import pyrage
 import pytest
 from archon_align.backup import phase, restore
+from archon_align.backup.choice import find
 from archon_align.context import Context, Run
 from archon_align.database.target import Target
 from archon_align.embedded.server import EmbeddedServer
@@ -342,6 +343,13 @@ def test_an_encrypted_backup_needs_its_key(backups: Backups, empty: Callable[...
     assert backups.refused(target, SEALED, identity=other).code == "wrong_key"
     folder = backups.root / SEALED / "backup"
     assert all(path.suffix == ".age" for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+
+
+def test_the_latest_backup_and_a_path_are_found_too(backups: Backups, tmp_path: Path) -> None:
+    (backups.root / "latest").symlink_to(RUN)
+    for name in ("latest", RUN, str(backups.root / RUN), str(backups.root / RUN / "backup")):
+        assert find(backups.root, name).resolve() == backups.root / RUN / "backup"
+    (backups.root / "latest").unlink()
 
 
 @pytest.mark.parametrize("name", ["", "20990101-000000-abcdef", "/nowhere", "."])

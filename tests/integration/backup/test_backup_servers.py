@@ -209,3 +209,51 @@ def test_backups_that_need_not_be_kept_go_after_the_next_is_verified(
     gone = str(root / "20250101-000000-abcdef" / "backup")
     assert ("backup_would_be_removed", gone) in found["-check"]
     assert found[""] == [("backup_removed", gone)]
+
+
+def test_a_role_that_may_make_roles_makes_those_that_own_nothing(
+    outer: EmbeddedServer, prod: str, server: EmbeddedServer, make_context: MakeContext
+) -> None:
+    back_up(make_context, prod)
+    run_all(
+        outer.dsn(),
+        "CREATE ROLE maker LOGIN CREATEROLE",
+        "CREATE DATABASE made OWNER maker",
+    )
+    run_all(outer.dsn("made"), "CREATE EXTENSION vector")
+    target = f"{outer.dsn('made')} user=maker"
+    with pytest.raises(AlignError) as raised:
+        restored(make_context, target)
+    assert "role archon_owner, which owns objects" in raised.value.found
+    run_all(outer.dsn(), "CREATE ROLE archon_owner", "GRANT archon_owner TO maker")
+    with pytest.raises(AlignError) as raised:
+        restored(make_context, target)
+    assert "CREATE on schema public for role archon_owner" in raised.value.found
+    run_all(outer.dsn("made"), "ALTER SCHEMA public OWNER TO archon_owner")
+    try:
+        outcome = restored(make_context, target)
+        made = [statement.sql for statement in outcome.statements]
+        assert [one for one in made if "ROLE" in one] == [
+            'CREATE ROLE "authenticated" NOLOGIN',
+            'CREATE ROLE "service_role" NOLOGIN',
+        ]
+        assert dump(server, outer.dsn("made")) == dump(server, f"{prod} user=postgres")
+    finally:
+        run_all(
+            outer.dsn(), "DROP DATABASE made WITH (FORCE)", "DROP ROLE authenticated, service_role, archon_owner, maker"
+        )
+
+
+def test_a_role_to_whom_rows_would_be_hidden_is_told_before(
+    new_database: Callable[[str], str], make_context: MakeContext
+) -> None:
+    prod = new_database(
+        "CREATE TABLE shut (id int); ALTER TABLE shut ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    )
+    back_up(make_context, f"{prod} user=postgres")
+    target = new_database()
+    with pytest.raises(AlignError) as raised:
+        restored(make_context, target)
+    assert raised.value.code == "target_lacks"
+    assert "public.shut has FORCE ROW LEVEL SECURITY" in raised.value.found
+    assert restored(make_context, f"{target} user=postgres").changed is True
