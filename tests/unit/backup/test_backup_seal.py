@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -224,6 +225,33 @@ def test_a_forged_manifest_does_not_pass_for_the_backup(sealed: Path, keys: Keys
     with pytest.raises(AlignError) as raised, seal.opened(sealed, keys.file):
         pass
     assert (raised.value.code, raised.value.object_name) == ("backup_unusable", str(sealed / "public.dump.age"))
+
+
+def test_what_was_decrypted_is_what_was_proved(sealed: Path, keys: Keys) -> None:
+    manifest = json.loads((sealed / "manifest.json").read_text())
+    manifest["encryption"]["plain"]["public.dump"]["sha256"] = "0" * 64
+    (sealed / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AlignError) as raised, seal.opened(sealed, keys.file):
+        pass
+    assert (raised.value.code, raised.value.object_name.endswith("/public.dump")) == ("backup_unusable", True)
+
+
+def test_an_error_that_the_library_keeps_to_itself_is_told(tmp_path: Path) -> None:
+    """Room may be there again when the file is closed: what could not be written is missing all the same."""
+
+    class Full:
+        def write(self, _: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    def encrypt(sink: seal._Sink) -> None:
+        with sink:
+            file, sink._file = sink._file, Full()  # type: ignore[assignment]
+            with contextlib.suppress(OSError):
+                sink.write(b"the last bytes")
+            sink._file = file
+
+    with pytest.raises(OSError, match="No space left"):
+        encrypt(seal._Sink(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "a/../../b"])
