@@ -92,9 +92,9 @@ def kill_module(playing: Playing, fault: Fault) -> str:
         return bool(line) and line != own and not line[0].endswith("sh") and "archon_align.keeper" not in line
 
     victim = _victim(playing, is_module, fault)
-    name = (command(victim) or ["?"])[0].rsplit("/", 1)[-1]
+    line = " ".join(command(victim))
     victim.kill()
-    return f"SIGKILL to {name}"
+    return f"SIGKILL to {line.rsplit('/', 1)[-1][:60]}"
 
 
 def kill_keeper(playing: Playing, _fault: Fault) -> str:
