@@ -9,7 +9,6 @@ files are already there, compiled.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ _loader.run_module(json_params={params!r}, profile={profile!r}, module_fqn={name
 
 
 class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no type information
-    """Ansible's own action, but for how a module gets to where it runs."""
+    """Ansible's own action, but for how a module gets to where it runs. Rests on internals of the ansible-core that is pinned."""
 
     def _configure_module(
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]
@@ -50,7 +49,10 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no t
             name=f"ansible.modules.{Path(path).stem}",
         )
         built = _BuiltModule(
-            b_module_data=program.encode(), module_style="new", shebang=f"#!{sys.executable}", serialization_profile=PROFILE
+            b_module_data=program.encode(),
+            module_style="new",
+            shebang=f"#!{sys.executable}",
+            serialization_profile=PROFILE,
         )
         return built, path
 
@@ -66,5 +68,5 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no t
             and not constants.DEFAULT_KEEP_REMOTE_FILES
             and self._is_pipelining_enabled("new")
             and interpreter is not None
-            and os.path.abspath(interpreter) == sys.executable
+            and Path(interpreter) == Path(sys.executable)
         )
