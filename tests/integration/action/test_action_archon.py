@@ -39,9 +39,7 @@ def probe(folder: Path, interpreter: str, *arguments: str) -> dict[str, object]:
     """What the probe returns when its host has this interpreter."""
     (folder / "archon_probe.py").write_text(PROBE)
     (folder / "play.yml").write_text(PLAY)
-    (folder / "vars.json").write_text(
-        json.dumps({"text": TEXT, "out": str(folder / "out")})
-    )
+    (folder / "vars.json").write_text(json.dumps({"text": TEXT, "out": str(folder / "out")}))
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")), str(folder / "play.yml"), "-e", f"@{folder / 'vars.json'}",
