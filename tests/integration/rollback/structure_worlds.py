@@ -14,6 +14,14 @@ from archon_align.rollback.ledger import Entry, read_point
 from archon_align.rollback.structure import plan_structure, run
 from archon_align.rollback.undo import Kept, Request, Undo
 
+from tests.integration.schema.schema_worlds import World
+
+
+def dump(world: World) -> str:
+    """What pg_dump says of the world's schema in PROD, rows included."""
+    pattern = world.schema.replace('"', '""')
+    return world.prod.dump("-n", f'"{pattern}"')
+
 
 @dataclass(frozen=True)
 class Undone:

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from archon_align.database.target import Table
-from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
-from structure_worlds import planned, undone
+from structure_worlds import dump, planned, undone
 
-from tests.integration.schema.schema_worlds import Side, World, decide, held, make_database, prepare
+from tests.integration.schema.schema_worlds import World, decide
 
-_numbers = itertools.count()
 BASE = "CREATE TABLE t (id int PRIMARY KEY, body text); INSERT INTO t VALUES (1, 'a'), (2, 'b');"
-
-
-@pytest.fixture(scope="module")
-def sides(server: EmbeddedServer) -> Iterator[tuple[Side, Side]]:
-    prepare(server)
-    dev, prod = (Side(server, name, make_database(server, name)) for name in ("undo_dev", "undo_prod"))
-    holding = held(prod.dsn)
-    next(holding)
-    yield dev, prod
-    holding.close()
-
-
-@pytest.fixture
-def make_world(sides: tuple[Side, Side], tmp_path: Path) -> Callable[..., World]:
-    """Call with DEV's and PROD's SQL."""
-
-    def make(dev_sql: str, prod_sql: str) -> World:
-        name = f'undo {next(_numbers)} "ü%s"'
-        for side, text in zip(sides, (dev_sql, prod_sql), strict=True):
-            side.run(name, text)
-        return World(*sides, (name,), tmp_path / "artifacts")
-
-    return make
-
-
-def dump(world: World) -> str:
-    pattern = world.schema.replace('"', '""')
-    return world.prod.dump("-n", f'"{pattern}"')
 
 
 def align(world: World, protected: tuple[str, ...] = (), **decisions: Any) -> str:

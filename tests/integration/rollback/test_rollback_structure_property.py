@@ -8,34 +8,22 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
-from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
 from structure_worlds import undone
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "schema"))
 from generated_pairs import Generator
-from schema_worlds import Side, World, held, make_database, prepare
+from schema_worlds import Side, World
 from test_schema_property import SCHEMA, _build
 from witness import values
 
 PAIRS = int(os.environ.get("ARCHON_SCHEMA_PAIRS", "0"))
 # Pairs that once showed something: inherited columns, comments on a view's columns, conditions of a parent, a kept column's heirs.
 TELLING = (30, 1039, 1054, 1063, 1100, 7)
-
-
-@pytest.fixture(scope="module")
-def sides(server: EmbeddedServer) -> Iterator[tuple[Side, Side]]:
-    prepare(server)
-    dev, prod = (Side(server, name, make_database(server, name)) for name in ("pairs_undo_dev", "pairs_undo_prod"))
-    holding = held(prod.dsn)
-    next(holding)
-    yield dev, prod
-    holding.close()
 
 
 def said(side: Side) -> Counter[str]:

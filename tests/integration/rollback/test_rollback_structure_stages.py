@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg
 import pytest
 from archon_align.context import Context
 from archon_align.database.session import Session, open_session
 from archon_align.database.target import Table
-from archon_align.embedded.server import EmbeddedServer
 from archon_align.embedding.building import build
 from archon_align.embedding.kinds import KINDS
 from archon_align.embedding.tables import EmbeddedTable
@@ -20,45 +18,16 @@ from archon_align.plan import Statement
 from archon_align.rollback import structure_recording
 from archon_align.rollback.ledger import Ledger
 from archon_align.schema import phase
-from structure_worlds import undone
+from structure_worlds import dump, undone
 
-from tests.integration.schema.schema_worlds import Side, World, held, make_database, prepare
+from tests.integration.schema.schema_worlds import World
 
-_numbers = itertools.count()
 TABLES = "CREATE TABLE t (id int, body text, n int); CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1);"
 ROWS = "INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1);"
 STAGED = (
     "CREATE INDEX body ON t (body); COMMENT ON INDEX body IS 'i'; ALTER TABLE t ADD PRIMARY KEY (id), ADD CHECK (id > 0), ADD FOREIGN KEY (n) REFERENCES u,"
     " ALTER body SET NOT NULL, ADD fresh text; CREATE UNIQUE INDEX many ON t (n, id);"
 )
-
-
-@pytest.fixture(scope="module")
-def sides(server: EmbeddedServer) -> Iterator[tuple[Side, Side]]:
-    prepare(server)
-    dev, prod = (Side(server, name, make_database(server, name)) for name in ("stage_undo_dev", "stage_undo_prod"))
-    holding = held(prod.dsn)
-    next(holding)
-    yield dev, prod
-    holding.close()
-
-
-@pytest.fixture
-def make_world(sides: tuple[Side, Side], tmp_path: Path) -> Callable[..., World]:
-    """Call with DEV's and PROD's SQL."""
-
-    def make(dev_sql: str, prod_sql: str) -> World:
-        name = f'stages {next(_numbers)} "ü%s"'
-        for side, text in zip(sides, (dev_sql, prod_sql), strict=True):
-            side.run(name, text)
-        return World(*sides, (name,), tmp_path / "artifacts")
-
-    return make
-
-
-def dump(world: World) -> str:
-    pattern = world.schema.replace('"', '""')
-    return world.prod.dump("-n", f'"{pattern}"')
 
 
 def test_stages_are_led_back(make_world: Callable[..., World]) -> None:
