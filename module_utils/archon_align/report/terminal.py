@@ -49,7 +49,7 @@ def _success(report: Mapping[str, Any]) -> list[str]:
     lines += _block("What would be done" if check else "What was done", done)
     idle = [phase["name"] for phase in report["phases"] if phase["status"] == "aligned"]
     if idle:
-        lines += [_fit(f"  {'no change' if done else 'looked at':12} {', '.join(idle)}")]
+        lines += _wrapped("no change" if done else "looked at", ", ".join(idle), lines=2)
     lines += _block("What would be undone" if check else "What was undone", undone(report))
     lines += _block("What is now" if check else "What proves it", proofs(report))
     lines += _criteria(report)
