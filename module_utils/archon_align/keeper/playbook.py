@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -12,6 +13,9 @@ from ..errors import AlignError
 
 # Clocks may be stepped between two readings of a process's start; a reused pid is older or younger than this.
 _START_TOLERANCE = 2.0
+# proc(5): the ninth field of /proc/<pid>/stat, the seventh after the name; PF_FORKNOEXEC in it.
+_FLAGS = 6
+_FORKED_NOT_EXECUTED = 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Playbook:
 
     def __init__(self, name: ProcessName) -> None:
         self._workers: list[psutil.Process] = []
+        self._created = name.created
         self._process: psutil.Process | None = None
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(name.pid)
@@ -91,7 +96,7 @@ class Playbook:
     def end_leftovers(self) -> int:
         """Send SIGTERM to workers that outlived the playbook and to all below them; the number of processes told."""
         told = 0
-        for worker in self._workers:
+        for worker in {*self._workers, *self._orphans()}:
             # Looked at again: a child met between its fork and its exec had the playbook's command line for that moment.
             if not is_alive(worker) or _command(worker) != self._command:
                 continue
@@ -102,3 +107,30 @@ class Playbook:
                         process.terminate()
                         told += 1
         return told
+
+    def _orphans(self) -> list[psutil.Process]:
+        """Workers that were forked after the last look, just before the playbook was killed: nobody has seen them as its children.
+
+        Another run may have the very same command line, but was started by exec; and the workers of one that lives have it as parent.
+        """
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if (
+                    self._command
+                    and process.create_time() >= self._created - _START_TOLERANCE
+                    and _command(process) == self._command
+                    and _is_fork(process.pid)
+                    and _command(psutil.Process(process.ppid())) != self._command
+                ):
+                    found.append(process)
+        return found
+
+
+def _is_fork(pid: int) -> bool:
+    """Whether the process was forked and has not executed a program since. Only Linux tells; elsewhere the answer is no."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return bool(int(after_name[_FLAGS]) & _FORKED_NOT_EXECUTED)

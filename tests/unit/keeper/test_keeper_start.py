@@ -6,7 +6,9 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -164,3 +166,34 @@ time.sleep(30)
     assert playbook.end_leftovers() == 2
     _, alive = psutil.wait_procs(left, timeout=3)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+# Forks a worker that sleeps, once a line comes in, and tells its pid.
+FORKING = "import os, sys, time; input(); pid = os.fork(); pid and print(pid, flush=True); time.sleep(60)"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells a fork from a program")
+def test_a_worker_that_nobody_has_seen_before_the_playbook_was_killed_is_ended() -> None:
+    """And no other run of the very same command line, nor its workers."""
+    command = [sys.executable, "-c", FORKING]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
+        playbook = Playbook(ProcessName(killed.pid, psutil.Process(killed.pid).create_time()))
+        assert playbook.alive()  # the last look comes before the fork
+        workers = []
+        for process in (killed, other):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            workers.append(psutil.Process(int(process.stdout.readline())))
+        killed.kill()
+        killed.wait(10)
+        try:
+            assert playbook.end_leftovers() == 1
+            assert not psutil.wait_procs(workers[:1], timeout=10)[1]
+            assert workers[1].is_running()
+            assert other.poll() is None
+        finally:
+            for process in workers:
+                with suppress(psutil.Error):
+                    process.kill()
+            other.kill()
