@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The action behind every module archon_*: on the controller itself it is run from the project's folder, elsewhere it is shipped.
 
-To ship a module, Ansible packs the whole core anew for each task, and the Python at the other end compiles it anew: some two
-seconds a task, several times what the modules themselves take. Where the other end is this very Python on this machine, the
+To ship a module, Ansible packs the whole core anew for each task, and the Python at the other end compiles it anew, which takes
+longer than most of the modules run. Where the other end is this very Python on this machine, the
 files are already there, compiled.
 """
 
