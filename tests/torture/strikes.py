@@ -21,7 +21,7 @@ from lab import service_process
 from lab.state import StateFolder
 
 from .faults import Fault
-from .scene import Missed, Playing, Site, is_alive
+from .scene import Disk, Missed, Playing, Site, is_alive
 
 Strike = Callable[[Playing, Fault], AbstractContextManager[str]]
 _LOCKED_TABLES = (
@@ -210,15 +210,22 @@ def _limit_files(processes: Sequence[psutil.Process], limit: int) -> None:
 
 
 @contextmanager
+def _filled(disk: Disk, kilobytes: int) -> Iterator[str]:
+    """Only so much is left on the disk, until the block ends."""
+    disk.leave(kilobytes)
+    try:
+        yield f"{kilobytes} kB left"
+    finally:
+        disk.enlarge()
+
+
+@contextmanager
 def fill_artifacts(playing: Playing, fault: Fault) -> Iterator[str]:
     disk = playing.site.artifacts
     kilobytes = int(10 ** (fault.choice * 3.5))
     if disk.mounted:
-        disk.leave(kilobytes)
-        try:
-            yield f"{kilobytes} kB left"
-        finally:
-            disk.enlarge()
+        with _filled(disk, kilobytes) as told:
+            yield told
     else:
         playbook = psutil.Process(playing.process.pid)
         _limit_files([playbook, *playbook.children(recursive=True)], kilobytes * 1024)
@@ -230,11 +237,10 @@ def fill_server(playing: Playing, fault: Fault) -> Iterator[str]:
     disk = playing.site.server_disk
     kilobytes = int(10 ** (fault.choice * 2.5))
     if disk.mounted:
-        disk.leave(kilobytes)
         try:
-            yield f"{kilobytes} kB left"
+            with _filled(disk, kilobytes) as told:
+                yield told
         finally:
-            disk.enlarge()
             if playing.site.server("prod").pid() is None:
                 start_server(playing.site, "prod")
         return
