@@ -27,7 +27,7 @@ from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
 from .horizon import Horizon, snapshot_now
 from .pipeline import run_pipeline
-from .quarantine import PatientClient, Quarantined, Settled
+from .quarantine import CANARY, PatientClient, Quarantined, Settled
 from .reader import Limits, Row, batches, rows_without_embedding
 from .tables import EmbeddedTable, VectorType
 from .verification import SAME_COSINE, require_order, worst_cosine
@@ -229,7 +229,8 @@ class _Rebuild:
                     self._quarantine(progress, [Quarantined(batch[0].id, BLANK)])
                     continue
                 if not self.introduced:
-                    require_order(patient)
+                    patient.embed([CANARY], introduction=True)
+                    require_order(patient.embed, client.url)
                     self.identity = client.identity()
                     self.introduced = True
                 yield batch
@@ -277,7 +278,7 @@ class _Rebuild:
         if not progress.sample:
             return
         found = progress.work.found
-        worst = worst_cosine(self.session, found, vector, client, progress.sample)
+        worst = worst_cosine(self.session, found, vector, client.embed, "", progress.sample)
         if worst is not None and worst[1] < SAME_COSINE:
             raise AlignError(
                 "A rebuilt vector does not belong to its row.",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from psycopg import sql
 
 from ..database.session import Session
 from .failures import ServiceUnusable
-from .quarantine import PatientClient
 from .tables import EmbeddedTable, VectorType
-from .vectors import cosines
+from .vectors import Vectors, cosines
+
+# Texts as they are sent, prefix included, to one vector each, in order.
+type Embed = Callable[[Sequence[str]], Vectors]
 
 # The same text embedded twice differs by rounding only, also when batches are composed differently.
 SAME_COSINE = 0.99
@@ -22,41 +25,55 @@ _TEXTS = (
 )
 
 
-def _unusable(url: str, expected: str, found: str, code: str) -> ServiceUnusable:
-    return ServiceUnusable(
-        "The embedding service mixes up texts and vectors.",
-        object_name=url,
-        expected=expected,
-        found=found,
-        remedy="Nothing was written. Check the service (a proxy or batching layer that reorders?), then run again.",
-        code=code,
-    )
+def _unusable(url: str, what: str, expected: str, found: str, remedy: str, code: str) -> ServiceUnusable:
+    return ServiceUnusable(what, object_name=url, expected=expected, found=found, remedy=remedy, code=code)
 
 
-def require_order(client: PatientClient) -> None:
-    """Embed a few texts together and alone; raises ServiceUnusable unless each text gets its own vector both times.
+def _mixed_up(url: str, expected: str, found: str, code: str) -> ServiceUnusable:
+    remedy = "Nothing was written. Check the service (a proxy or batching layer that reorders?), then run again."
+    return _unusable(url, "The embedding service mixes up texts and vectors.", expected, found, remedy, code)
 
-    It is also the client's introduction (see EmbeddingClient.introduce).
+
+def require_order(embed: Embed, url: str) -> Vectors:
+    """Embed a few texts together and alone; the vectors of the texts, by which services can be compared.
+
+    Raises ServiceUnusable unless each text gets its own vector both times. The first request has all texts.
     """
-    together = client.embed(_TEXTS, introduction=True)
+    together = embed(_TEXTS)
     # The last text's place follows from the others'.
-    alone = np.concatenate([client.embed([text]) for text in _TEXTS[:-1]])
+    alone = np.concatenate([embed([text]) for text in _TEXTS[:-1]])
     worst = min(cosines(together[:-1], alone))
-    url = client.client.url
-    if worst < SAME_COSINE:
-        raise _unusable(
-            url, "the same vector for a text alone and among others", f"cosine {worst:.3f}", "embedding_order"
-        )
+    # Written so that NaN fails.
+    if not worst >= SAME_COSINE:
+        expected = "the same vector for a text alone and among others"
+        raise _mixed_up(url, expected, f"cosine {worst:.3f}", "embedding_order")
     if min(cosines(together, together[[1, 2, 0]])) > 1 - 1e-6:
-        raise _unusable(url, "different vectors for different texts", "one vector for all", "embedding_constant")
+        raise _mixed_up(url, "different vectors for different texts", "one vector for all", "embedding_constant")
+    return together
+
+
+def require_same_model(reference: Vectors, found: Vectors, url: str) -> None:
+    """Raise ServiceUnusable unless the service at `url` gives the vectors that another one gave (see require_order)."""
+    what = "The embedding services do not give the same vectors."
+    remedy = (
+        "Vectors of two models do not compare. Serve the same model, in the same version, at every URL of "
+        "archon_embedding_endpoints, or take this one out of the list."
+    )
+    if reference.shape != found.shape:
+        expected = f"{reference.shape[-1]} dimensions, as the first service gives"
+        raise _unusable(url, what, expected, f"{found.shape[-1]}", remedy, "embedding_other_model")
+    worst = min(cosines(reference, found))
+    if not worst >= SAME_COSINE:
+        expected = f"cosine of at least {SAME_COSINE} with the first service's vectors of the same texts"
+        raise _unusable(url, what, expected, f"cosine {worst:.3f}", remedy, "embedding_other_model")
 
 
 def worst_cosine(
-    session: Session, found: EmbeddedTable, vector: VectorType, client: PatientClient, ids: Sequence[int]
+    session: Session, found: EmbeddedTable, vector: VectorType, embed: Embed, prefix: str, ids: Sequence[int]
 ) -> tuple[int, float] | None:
-    """Embed the texts of the rows `ids` once more, one by one; the row least like its stored vector, and the cosine.
+    """Embed the texts of the rows `ids` once more, all in one request; the row least like its stored vector, and the cosine.
 
-    None when none of the rows has its vector any more (users change rows).
+    None when none of the rows has such a vector any more (users change rows).
     """
     columns = sql.SQL(", ").join(sql.Identifier("page", name) for name in found.kind.columns)
     rows = session.rows(
@@ -68,22 +85,52 @@ def worst_cosine(
     )
     if not rows:
         return None
-    # One text per request: a batch shuffled the same way twice would agree with itself.
-    fresh = [client.embed([found.kind.text([row[name] for name in found.kind.columns])])[0] for row in rows]
+    fresh = _in_other_company(
+        embed, [prefix + found.kind.text([row[name] for name in found.kind.columns]) for row in rows]
+    )
     compared = session.rows(
         sql.SQL(
-            "SELECT page.id, 1 - ({vector} {distance} fresh.embedding) AS cosine FROM {table} AS page"
+            "SELECT page.id, {cosine} AS cosine FROM {table} AS page"
             " JOIN ROWS FROM (pg_catalog.unnest(%b::bigint[]), pg_catalog.unnest(%b::bigint[]),"
             " pg_catalog.unnest(%b::{array})) AS fresh(id, text_hash, embedding)"
             " ON page.id = fresh.id AND {text_hash} = fresh.text_hash"
-            " WHERE {vector} IS NOT NULL ORDER BY cosine LIMIT 1"
+            " WHERE {same_dimensions} ORDER BY cosine LIMIT 1"
         ).format(
-            vector=found.vector,
-            distance=vector.cosine_distance,
+            cosine=cosine(found, vector),
+            same_dimensions=same_dimensions(found, vector),
             table=found.table.identifier,
             array=vector.array,
             text_hash=found.text_hash,
         ),
-        ([row["id"] for row in rows], [row["text_hash"] for row in rows], fresh),
+        ([row["id"] for row in rows], [row["text_hash"] for row in rows], list(fresh)),
     )
     return (compared[0]["id"], float(compared[0]["cosine"])) if compared else None
+
+
+def same_dimensions(found: EmbeddedTable, vector: VectorType) -> sql.Composable:
+    """Whether a row (called `page`) has a vector of as many dimensions as `fresh.embedding`."""
+    dims = sql.Identifier(vector.schema, "vector_dims")
+    return sql.SQL("{dims}({vector}) = {dims}(fresh.embedding)").format(dims=dims, vector=found.vector)
+
+
+def cosine(found: EmbeddedTable, vector: VectorType) -> sql.Composable:
+    """The cosine of the vector of a row (called `page`) with `fresh.embedding`: -1 with a vector that has no direction or
+    other dimensions, NULL without a vector."""
+    return sql.SQL(
+        "CASE WHEN {same_dimensions} THEN coalesce(nullif(1 - ({vector} {distance} fresh.embedding), 'NaN'), -1)"
+        " WHEN {vector} IS NOT NULL THEN -1 END"
+    ).format(same_dimensions=same_dimensions(found, vector), vector=found.vector, distance=vector.cosine_distance)
+
+
+def _in_other_company(embed: Embed, texts: Sequence[str]) -> Vectors:
+    """The texts' vectors by one request that no request of the rebuild can have been like.
+
+    Among the texts stand others, and their order is drawn: a service that shuffles batches, always in the same way even,
+    would agree with itself on the same batch only.
+    """
+    order = random.sample(range(len(texts)), len(texts))
+    middle = len(order) // 2
+    sent = [_TEXTS[0], *(texts[n] for n in order[:middle]), _TEXTS[1], *(texts[n] for n in order[middle:]), _TEXTS[2]]
+    found = embed(sent)
+    own = np.concatenate([found[1 : middle + 1], found[middle + 2 : -1]])
+    return own[np.argsort(order)]

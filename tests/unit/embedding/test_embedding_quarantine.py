@@ -113,9 +113,9 @@ def test_a_service_that_mixes_up_texts_is_found_before_anything_is_written(fault
     endpoint = Endpoint("http://127.0.0.1:1", "m", 8)
     bad = EmbeddingClient(endpoint, transport=httpx.MockTransport(lambda request: _positional(request, **fault)))
     with pytest.raises(ServiceUnusable, match=words):
-        require_order(PatientClient(bad, (), threading.Event()))
+        require_order(PatientClient(bad, (), threading.Event()).embed, "url")
     good = EmbeddingClient(endpoint, transport=httpx.MockTransport(_positional))
-    require_order(PatientClient(good, (), threading.Event()))
+    require_order(PatientClient(good, (), threading.Event()).embed, "url")
 
 
 @given(
