@@ -50,7 +50,7 @@ class Counts:
         text = f"{self.done}/{self.total}"
         for part in (
             f" q{self.quarantined}" * bool(self.quarantined),
-            "" if self.rate is None else f" {_rate(self.rate)}/s",
+            "" if self.rate is None else f" {rate_text(self.rate)}/s",
         ):
             if len(text) + len(part) <= ROOM:
                 text += part
@@ -65,8 +65,9 @@ class Endpoints:
     states: tuple[State, ...] = ()
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:.1f}" if round(rate, 1) < 10 else f"{min(rate, _MOST):.0f}"
+def rate_text(rate: float) -> str:
+    """Slow ones with a decimal, as 0.4 rows a second are something else than none."""
+    return f"{rate:.1f}" if 0 < round(rate, 1) < 10 else f"{min(rate, _MOST):.0f}"
 
 
 class Pace:

@@ -13,6 +13,7 @@ import psycopg
 from ..context import Context
 from ..database.run_lock import LOCK_KEYS
 from ..database.session import Session
+from ..embedding.progress import parse
 from ..errors import AlignError
 from ..findings import Finding
 from ..preflight.pooler import require_own_backend
@@ -22,7 +23,8 @@ from .events import EventLog
 from .lock import active_run, another_run, end_remains, open_keeper_session, take_lock
 from .patience import PATIENCE
 from .playbook import Playbook
-from .sessions import KEEPER_PHASE, end_sessions, run_sessions
+from .rebuild import Rebuild
+from .sessions import KEEPER_PHASE, RunSession, end_sessions, run_sessions
 
 POLL_SECONDS = 0.5
 END_SECONDS = 10.0
@@ -39,6 +41,7 @@ class Keeper:
         self._events = EventLog(self._context.run.artifacts)
         self._stopped = threading.Event()
         self._shown: dict[int, str] = {}
+        self._rebuilds: dict[str, Rebuild] = {}
         self._session: Session | None = None
 
     def stop(self, *_: object) -> None:
@@ -96,14 +99,20 @@ class Keeper:
         return None if self._events.exists() else "artifacts_gone"
 
     def _publish(self) -> None:
-        """Write a progress event for each session of the run whose progress has changed."""
+        """Write a progress event for each session of the run whose words have changed, and for each rebuild that is counting."""
         assert self._session is not None
+        phases: dict[str, list[RunSession]] = {}
         for found in run_sessions(self._session):
-            if found.run_id != self._context.run.id or found.phase == KEEPER_PHASE or not found.progress:
+            if found.run_id != self._context.run.id or found.phase == KEEPER_PHASE:
                 continue
-            if self._shown.get(found.pid) != found.progress:
+            phases.setdefault(found.phase, []).append(found)
+            if found.progress and parse(found.progress) is None and self._shown.get(found.pid) != found.progress:
                 self._shown[found.pid] = found.progress
                 self._events.write("progress", phase=found.phase, text=found.progress)
+        for phase, sessions in phases.items():
+            standing = self._rebuilds.setdefault(phase, Rebuild()).look(sessions)
+            if standing is not None:
+                self._events.write("progress", phase=phase, **standing.as_fields())
 
     def _reconnect(self) -> Reason | None:
         """Connect and take the lock again; None when that worked. The run's modules refuse to write meanwhile."""

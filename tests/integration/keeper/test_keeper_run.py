@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -33,7 +36,7 @@ class Running:
     run: StartedRun
     playbook: subprocess.Popen[bytes]
 
-    def events(self) -> list[dict[str, str]]:
+    def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run.artifacts_dir / "events.jsonl").read_text().splitlines()]
 
     def kinds(self) -> list[str]:
@@ -107,18 +110,44 @@ def test_a_run_from_start_to_its_normal_end(new_database: Callable[[str], str], 
         name = f"align keeper {run.run_id}"
         held = looking.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (name,)).fetchone()
         assert held == (1,)
-    with named(dsn, f"align embeddings {run.run_id} 64/105  61 %") as worker:
+    with named(dsn, f"align search {run.run_id} index archon_crawled_pages") as worker:
         assert eventually(lambda: "progress" in running.kinds())
-        worker.execute("SELECT set_config('application_name', %s, false)", (f"align embeddings {run.run_id} 105/105",))
+        worker.execute("SELECT set_config('application_name', %s, false)", (f"align search {run.run_id} 3/40 tables",))
         assert eventually(lambda: running.kinds().count("progress") == 2)
     running.playbook.terminate()
     running.playbook.wait()
     assert eventually(lambda: not running.keeper_lives(), 3)
     assert lock_is_free(dsn)
     assert running.kinds() == ["run_started", "lock_taken", "progress", "progress", "run_ended"]
-    assert [event["text"] for event in running.events() if event["kind"] == "progress"] == ["64/105  61 %", "105/105"]
+    assert [event["text"] for event in running.events() if event["kind"] == "progress"] == [
+        "index archon_crawled_pages",
+        "3/40 tables",
+    ]
     assert running.events()[-1]["reason"] == "playbook_ended"
     assert (run.artifacts_dir / "keeper.log").read_text() == ""
+
+
+def test_a_rebuild_is_told_at_least_every_two_seconds_even_when_nothing_moves(
+    new_database: Callable[[str], str], begin: Callable[..., Running]
+) -> None:
+    dsn = new_database("")
+    running = begin(dsn)
+    name = f"align embeddings {running.run.run_id}"
+    with (
+        named(dsn, f"{name} 64/105 q1 7/s"),
+        named(dsn, f"{name} ep 1:ok 2:paused"),
+        named(dsn, f"{name} 10/95"),
+        named(dsn, "align embeddings 20260101-000000-abcdef 5/9"),
+    ):
+        assert eventually(lambda: running.kinds().count("progress") == 4, 8)
+    told = [event for event in running.events() if event["kind"] == "progress"]
+    times = [datetime.fromisoformat(event["at"]).timestamp() for event in told]
+    assert all(0.9 <= after - before <= 2.0 for before, after in itertools.pairwise(times)), times
+    last = told[-1]
+    assert last["text"].startswith("74/105 rows, 1 quarantined, ")
+    assert last["text"].endswith(", 2 workers, 1 of 2 endpoints")
+    expected = {"done": 74, "total": 105, "quarantined": 1, "workers": 2, "endpoints": {"ok": 1, "paused": 1}}
+    assert {name: last[name] for name in expected} == expected
 
 
 def test_a_second_run_is_refused_and_told_of_the_first(
