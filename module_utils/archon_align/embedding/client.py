@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,12 +12,12 @@ import orjson
 
 from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
-from .vectors import Vectors, unit_length, vectors_of
+from .refusals import MODEL_MISSING, refusal
+from .transport import REPLY_BYTES, Reply, Transport, rejected
+from .vectors import Vectors, openai_items, unit_length, vectors_of
 
 # A vector of 768 floats is 4 KB in base64 and up to 20 KB in digits; a runaway reply must not fill the memory.
 REPLY_BYTES_PER_NUMBER = 64
-REPLY_BYTES_BESIDES = 1 << 20
-_BUSY = (408, 425, 429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +39,7 @@ class EmbeddingClient:
         self.url = f"{endpoint.base_url}/embeddings"
         self.unit = False
         self._encoding: Literal["base64", "float"] = "base64"
-        headers = {"Accept": "application/json"}
-        if endpoint.token:
-            headers["Authorization"] = f"Bearer {endpoint.token}"
-        try:
-            self._http = httpx.Client(
-                headers=headers,
-                transport=transport,
-                # A proxy that environment variables name must not get between us and this very machine.
-                trust_env=not endpoint.loopback,
-                follow_redirects=False,
-                timeout=httpx.Timeout(endpoint.timeout, connect=min(endpoint.connect_timeout, endpoint.timeout)),
-            )
-        except (ValueError, ImportError, OSError) as error:
-            raise self._unusable(
-                "usable proxy and TLS variables in the environment",
-                type(error).__name__,  # the text may quote a proxy's password
-                "embedding_environment",
-                "Correct or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE.",
-            ) from error
+        self._transport = Transport(endpoint, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +50,12 @@ class EmbeddingClient:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._transport.close()
+
+    @property
+    def transport(self) -> Transport:
+        """The connections, for what else is asked of the same service."""
+        return self._transport
 
     def introduce(self, texts: Sequence[str]) -> Vectors:
         """The first request: finds out whether base64 is understood and whether vectors have length one.
@@ -89,168 +74,74 @@ class EmbeddingClient:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One vector per text, in order, each checked.
 
-        Raises ServiceUnavailable, ServiceUnusable or RequestRejected.
+        Raises ServiceUnavailable, ServiceUnusable or RequestRejected (RequestTooLong where the service's words say so).
         """
-        body = {"model": self.endpoint.model, "input": list(texts), "encoding_format": self._encoding}
-        limit = REPLY_BYTES_BESIDES + len(texts) * self.endpoint.dimensions * REPLY_BYTES_PER_NUMBER
-        status, headers, content = self._send("POST", self.url, orjson.dumps(body), limit)
-        if status != 200:
-            raise self._refusal(status, headers, content)
+        reply = self.post(self.url, {"encoding_format": self._encoding}, texts)
+        content = reply.parsed()
+        if isinstance(content, dict) and content.get("error") and "data" not in content:
+            raise self._refusal(reply)
         return vectors_of(
-            self._parsed(headers, content),
-            count=len(texts),
+            openai_items(content, len(texts), self.url),
             dimensions=self.endpoint.dimensions,
             url=self.url,
             unit=self.unit,
         )
 
-    def identity(self) -> Identity:
-        """Version and digest as Ollama's own API tells them; any failure gives '', because other servers have no such API."""
-        version = self._told("/api/version")
-        tags = self._told("/api/tags")
+    def post(self, url: str, options: dict[str, object], texts: Sequence[str]) -> Reply:
+        """Send `texts` to be embedded; a reply of status 200. Raises as `embed` does."""
+        try:
+            body = orjson.dumps({"model": self.endpoint.model, "input": list(texts), **options})
+        except orjson.JSONEncodeError as error:
+            raise rejected(url, "texts in valid Unicode", str(error), "embedding_text_encoding") from error
+        limit = REPLY_BYTES + len(texts) * self.endpoint.dimensions * REPLY_BYTES_PER_NUMBER
+        reply = self._transport.send("POST", url, body, limit=limit)
+        if reply.status != 200:
+            raise self._refusal(reply)
+        return reply
+
+    def _refusal(self, reply: Reply) -> ServiceUnavailable | ServiceUnusable | RequestRejected:
+        error = refusal(self.endpoint, reply)
+        if error.code == MODEL_MISSING and (there := self.models()):
+            error.found += f"; present: {', '.join(there[:20])}"
+        return error
+
+    def is_the_model(self, told: Mapping[str, object]) -> bool:
+        """Whether an entry of Ollama's lists is this endpoint's model, whose tag may be left out."""
         wanted = self.endpoint.model if ":" in self.endpoint.model else f"{self.endpoint.model}:latest"
-        models = tags.get("models")
-        digests = [
-            str(model.get("digest", ""))
-            for model in (models if isinstance(models, list) else [])
-            if isinstance(model, dict) and wanted in (model.get("name"), model.get("model"))
-        ]
-        return Identity(str(version.get("version", "")), digests[0] if digests else "")
+        return wanted.lower() in (str(told.get("name")).lower(), str(told.get("model")).lower())
 
     def models(self) -> list[str]:
         """The models the service says it has, or an empty list."""
-        data = self._told("/models", self.endpoint.base_url).get("data")
-        return [str(item.get("id")) for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+        return [str(model.get("id")) for model in self._listed()]
 
-    def _told(self, path: str, base: str | None = None) -> dict[str, Any]:
+    def context_length(self) -> int | None:
+        """Tokens of the model as vLLM and the like tell them (`max_model_len`), or None."""
+        for model in self._listed():
+            told = model.get("max_model_len")
+            if model.get("id") == self.endpoint.model and type(told) is int and told > 0:
+                return told
+        return None
+
+    def _listed(self) -> list[dict[str, Any]]:
+        data = self.told("GET", f"{self.endpoint.base_url}/models").get("data")
+        return [model for model in data if isinstance(model, dict)] if isinstance(data, list) else []
+
+    def told(self, method: str, url: str, body: bytes = b"") -> dict[str, Any]:
+        """What the service says of itself there; any failure gives {}, because not every server has every path."""
         try:
-            status, _, content = self._send("GET", (base or self.endpoint.native_url) + path, b"", REPLY_BYTES_BESIDES)
-            reply = orjson.loads(content) if status == 200 else {}
-        except (ServiceUnavailable, ServiceUnusable, RequestRejected, orjson.JSONDecodeError):
+            reply = self._transport.send(method, url, body)
+            content = reply.parsed() if reply.status == 200 else {}
+        except (ServiceUnavailable, ServiceUnusable):
             return {}
-        return reply if isinstance(reply, dict) else {}
+        return content if isinstance(content, dict) else {}
 
-    def _send(self, method: str, url: str, body: bytes, limit: int) -> tuple[int, httpx.Headers, bytes]:
-        deadline = time.monotonic() + self.endpoint.timeout
-        received = bytearray()
-        headers = {"Content-Type": "application/json"} if body else {}
-        try:
-            with self._http.stream(method, url, content=body or None, headers=headers) as response:
-                for chunk in response.iter_bytes():
-                    received += chunk
-                    # httpx's read timeout starts anew with every byte, so a dripping server needs a second bound.
-                    if time.monotonic() > deadline:
-                        raise self._unavailable("an answer within its time", self._late(), "embedding_timeout")
-                    if len(received) > limit:
-                        raise self._unusable(f"at most {limit} bytes", "a longer reply", "embedding_reply_size")
-                return response.status_code, response.headers, bytes(received)
-        except httpx.TimeoutException as error:
-            raise self._unavailable("an answer within its time", self._late(), "embedding_timeout") from error
-        except httpx.ConnectError as error:
-            if isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error) or "SSL" in str(error):
-                raise self._unusable(
-                    "a TLS certificate this machine trusts",
-                    str(error),
-                    "embedding_tls",
-                    "Use http where the service has no TLS, or set SSL_CERT_FILE to the CA that signed its certificate.",
-                ) from error
-            raise self._unavailable("a service listening there", str(error), "embedding_unreachable") from error
-        except httpx.ProxyError as error:
-            raise self._unavailable(
-                "a proxy that lets the request through (see HTTP_PROXY, NO_PROXY)", str(error), "embedding_proxy"
-            ) from error
-        except httpx.DecodingError as error:
-            raise self._unavailable("a reply that can be decompressed", str(error), "embedding_truncated") from error
-        except httpx.TransportError as error:
-            raise self._unavailable("a complete reply", str(error) or type(error).__name__, "embedding_cut") from error
-
-    def _late(self) -> str:
-        return f"none within {self.endpoint.timeout:g} s (connecting: {self.endpoint.connect_timeout:g} s)"
-
-    def _parsed(self, headers: httpx.Headers, content: bytes) -> object:
-        try:
-            return orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            start = content.lstrip()[:60].decode("utf-8", "replace")
-            if "html" in headers.get("content-type", "").lower() or start.startswith("<"):
-                raise self._unusable("JSON", f"a web page: {start!r}", "embedding_not_json") from error
-            raise self._unavailable(
-                "complete JSON", f"{len(content)} bytes that end or err: {error}", "embedding_malformed"
-            ) from error
-
-    def _refusal(
-        self, status: int, headers: httpx.Headers, content: bytes
-    ) -> ServiceUnavailable | ServiceUnusable | RequestRejected:
-        said = self._message(content)
-        found = f"HTTP {status}" + (f": {said}" if said else "")
-        if 300 <= status < 400:
-            location = headers.get("location", "").split("?")[0]
-            return self._unusable("an answer, not a redirect", f"{found} to {location!r}", "embedding_redirect")
-        if status in (401, 403, 407):
-            return self._unusable(
-                "a log-in the service accepts",
-                found,
-                "embedding_forbidden",
-                "Put the service's token into a file of mode 0600 and name it in archon_embedding_token_file.",
-            )
-        if status == 404 and "model" in said.lower():
-            there = self.models()
-            return self._unusable(
-                f"model {self.endpoint.model} present",
-                found + (f"; present: {', '.join(there[:20])}" if there else ""),
-                "embedding_model_missing",
-                f"On the service's host run: ollama pull {self.endpoint.model}",
-            )
-        if status in (404, 405, 410, 501):
-            return self._unusable(
-                "an OpenAI-compatible path /embeddings",
-                found,
-                "embedding_path",
-                "Correct archon_embedding_base_url; with Ollama it ends in /v1.",
-            )
-        if status in _BUSY:
-            return self._unavailable("a service that has capacity", found, "embedding_busy")
-        return RequestRejected(
-            "The embedding service refused a request.",
-            object_name=self.url,
-            expected="HTTP 200",
-            found=found,
-            remedy="Check the service's log; that the model is an embedding model; and the texts named.",
-            code="embedding_refused",
-        )
-
-    def _message(self, content: bytes) -> str:
-        """The service's own words, on one line and short."""
-        try:
-            reply = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            reply = content.decode("utf-8", "replace")
-        if isinstance(reply, dict):
-            error = reply.get("error", reply.get("detail", reply))
-            reply = error.get("message", error) if isinstance(error, dict) else error
-        text = " ".join(str(reply).split())
-        if self.endpoint.token:
-            text = text.replace(self.endpoint.token, "********")
-        return text if len(text) <= 200 else text[:200] + " …"
-
-    def _unavailable(self, expected: str, found: str, code: str) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            "The embedding service does not answer.",
-            object_name=self.url,
-            expected=expected,
-            found=found,
-            remedy="Check that the service runs and is reachable from this host, then run again.",
-            code=code,
-        )
-
-    def _unusable(
-        self, expected: str, found: str, code: str, remedy: str = "Correct archon_embedding_base_url."
-    ) -> ServiceUnusable:
-        return ServiceUnusable(
-            "The embedding service cannot be used.",
-            object_name=self.url,
-            expected=expected,
-            found=found,
-            remedy=remedy,
-            code=code,
-        )
+    def identity(self) -> Identity:
+        """Version and digest as Ollama's own API tells them, '' where it does not."""
+        version = self.told("GET", f"{self.endpoint.native_url}/api/version")
+        tags = self.told("GET", f"{self.endpoint.native_url}/api/tags").get("models")
+        digests = [
+            str(model.get("digest", ""))
+            for model in (tags if isinstance(tags, list) else [])
+            if isinstance(model, dict) and self.is_the_model(model)
+        ]
+        return Identity(str(version.get("version", "")), digests[0] if digests else "")

@@ -17,5 +17,9 @@ class RequestRejected(AlignError):
     """The service refused this request or answered it wrongly: one of its texts may be to blame."""
 
 
+class RequestTooLong(RequestRejected):
+    """A text of this request exceeds what the model reads at once; the service does not say which."""
+
+
 class SearchBroken(AlignError):
     """Search was tried as Archon does it and does not give what it must."""

@@ -204,7 +204,7 @@ def _raise(error: Exception) -> Handler:
         (lambda _: httpx.Response(400, json={"error": {"message": "EOF"}}), RequestRejected, "HTTP 400: EOF"),
         (lambda _: httpx.Response(500, json={"error": "boom"}), RequestRejected, "HTTP 500: boom"),
         (lambda _: httpx.Response(200, json=[1]), RequestRejected, "another shape"),
-        (lambda _: httpx.Response(200, json={"error": "no"}), RequestRejected, "another shape"),
+        (lambda _: httpx.Response(200, json={"error": "no"}), RequestRejected, "HTTP 200: no"),
         (lambda _: httpx.Response(200, content=b"x" * 2_000_000), ServiceUnusable, "longer reply"),
     ],
 )

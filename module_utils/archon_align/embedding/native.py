@@ -1,0 +1,83 @@
+"""Ollama's own API, as far as it tells or does what `/v1` does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from .client import EmbeddingClient
+from .refusals import model_missing, not_an_embedding_model, refusal, words
+from .vectors import Vectors, ollama_items, vectors_of
+
+# Ollama's smallest default of num_ctx, for a model and a server that tell nothing.
+_DEFAULT_CONTEXT = 2048
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What Ollama tells of a model it has: how many tokens it reads at once, None where that is not told."""
+
+    context_length: int | None
+
+
+class OllamaApi:
+    """The native API of the service that `client` talks to, over the same connections."""
+
+    def __init__(self, client: EmbeddingClient) -> None:
+        self._client = client
+        self._base = f"{client.endpoint.native_url}/api"
+
+    def describe(self) -> Description | None:
+        """The model as the service has it, or None where the service is not Ollama.
+
+        Raises ServiceUnusable when the model is missing or no embedding model, and ServiceUnavailable.
+        """
+        client, url = self._client, f"{self._base}/show"
+        reply = client.transport.send("POST", url, orjson.dumps({"model": client.endpoint.model}))
+        said = words(client.endpoint, reply.content)
+        if reply.status == 404 and "model" in said.lower():
+            raise model_missing(client.endpoint, url, f"HTTP 404: {said}")
+        if reply.status in (401, 403):
+            raise refusal(client.endpoint, reply)
+        if reply.status != 200 or reply.is_page:
+            return None
+        content = reply.parsed()
+        if not isinstance(content, dict) or not isinstance(content.get("model_info"), dict):
+            return None
+        capabilities = content.get("capabilities")
+        if isinstance(capabilities, list) and capabilities and "embedding" not in capabilities:
+            found = f"capabilities {', '.join(map(str, capabilities))}"
+            raise not_an_embedding_model(client.endpoint, url, found)
+        return Description(self._context(content))
+
+    def _context(self, shown: dict[str, object]) -> int | None:
+        """The smallest limit that is told: the model's, its num_ctx, and what it is loaded with at the moment."""
+        info = shown["model_info"]
+        limits = [value for name, value in info.items() if name.endswith(".context_length")]  # type: ignore[attr-defined]
+        served = [int(number) for number in _NUM_CTX.findall(str(shown.get("parameters") or ""))]
+        running = self._client.told("GET", f"{self._base}/ps").get("models")
+        served += [
+            model["context_length"]
+            for model in (running if isinstance(running, list) else [])
+            if isinstance(model, dict) and self._client.is_the_model(model) and "context_length" in model
+        ]
+        known = [number for number in (*limits, *(served or [_DEFAULT_CONTEXT])) if type(number) is int and number > 0]
+        return min(known, default=None)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """One vector per text, in order, each checked; no text is cut.
+
+        Raises RequestTooLong when one of them exceeds the model's context, else as `EmbeddingClient.embed`.
+        """
+        client, url = self._client, f"{self._base}/embed"
+        content = client.post(url, {"truncate": False}, texts).parsed()
+        return vectors_of(
+            ollama_items(content, len(texts), url),
+            dimensions=client.endpoint.dimensions,
+            url=url,
+            unit=client.unit,
+        )

@@ -1,0 +1,235 @@
+"""HTTP to one embedding service: bounded in time and size, its failures told by what can be done about them."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from .endpoint import Endpoint
+from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
+
+# Replies besides vectors (lists of models, errors).
+REPLY_BYTES = 1 << 20
+_CONNECTIONS = 32
+# Below the 5 s after which servers like uvicorn close an idle connection: whoever closes second loses a request.
+_KEEP_IDLE_SECONDS = 4.0
+# What a TLS server's alert looks like to a client that expected HTTP.
+_TLS_ALERT = ("\\x15\\x03", "\x15\x03")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete reply, whatever its status."""
+
+    url: str
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is a web page rather than an API's answer."""
+        return "html" in self.headers.get("content-type", "").lower() or self.content.lstrip()[:1] == b"<"
+
+    def parsed(self) -> object:
+        """The JSON in it. Raises ServiceUnusable for a web page, ServiceUnavailable for JSON that breaks off."""
+        try:
+            return orjson.loads(self.content)
+        except orjson.JSONDecodeError as error:
+            if self.is_page:
+                start = self.content.lstrip()[:60].decode("utf-8", "replace")
+                raise unusable(self.url, "JSON", f"a web page: {start!r}", "embedding_not_json") from error
+            raise unavailable(
+                self.url,
+                "complete JSON",
+                f"{len(self.content)} bytes that end or err: {error}",
+                "embedding_malformed",
+            ) from error
+
+
+class Transport:
+    """Reused connections to one service; safe to use from several threads.
+
+    `transport` replaces the network in tests. Raises ServiceUnusable where the environment's proxy or TLS variables
+    cannot be used.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.endpoint = endpoint
+        # Vectors hardly shrink, and unpacking them would cost more time than the network does.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if endpoint.token:
+            headers["Authorization"] = f"Bearer {endpoint.token}"
+        try:
+            self._http = httpx.Client(
+                headers=headers,
+                transport=transport,
+                verify=_trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
+                # A proxy that environment variables name must not get between us and this very machine.
+                trust_env=not endpoint.loopback,
+                follow_redirects=False,
+                limits=httpx.Limits(
+                    max_connections=_CONNECTIONS,
+                    max_keepalive_connections=_CONNECTIONS,
+                    keepalive_expiry=_KEEP_IDLE_SECONDS,
+                ),
+                timeout=httpx.Timeout(endpoint.timeout, connect=min(endpoint.connect_timeout, endpoint.timeout)),
+            )
+        except (ValueError, ImportError, OSError) as error:
+            raise unusable(
+                endpoint.base_url,
+                "usable proxy and TLS variables in the environment",
+                type(error).__name__,  # the text may quote a proxy's password
+                "embedding_environment",
+                "Correct or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE.",
+            ) from error
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send(self, method: str, url: str, body: bytes = b"", *, limit: int = REPLY_BYTES) -> Reply:
+        """One request and its whole reply of at most `limit` bytes. Raises ServiceUnavailable or ServiceUnusable."""
+        deadline = time.monotonic() + self.endpoint.timeout
+        chunks: list[bytes] = []
+        received = 0
+        with self._translated(url), self._request(method, url, body) as response:
+            for chunk in response.iter_bytes():
+                chunks.append(chunk)
+                received += len(chunk)
+                # httpx's read timeout starts anew with every byte, so a dripping server needs a second bound.
+                if time.monotonic() > deadline:
+                    raise unavailable(url, "an answer within its time", self._late(), "embedding_timeout")
+                if received > limit:
+                    raise unusable(url, f"at most {limit} bytes", "a longer reply", "embedding_reply_size")
+            return Reply(url, response.status_code, response.headers, b"".join(chunks))
+
+    @contextmanager
+    def lines(self, url: str, body: bytes) -> Iterator[tuple[int, Iterator[str]]]:
+        """POST, then status and lines of a reply that comes bit by bit. Raises as `send` does, also while lines are read."""
+        with self._translated(url), self._request("POST", url, body) as response:
+            yield response.status_code, response.iter_lines()
+
+    @contextmanager
+    def _request(self, method: str, url: str, body: bytes) -> Iterator[httpx.Response]:
+        headers = {"Content-Type": "application/json"} if body else {}
+        with self._http.stream(method, url, content=body or None, headers=headers) as response:
+            yield response
+
+    @contextmanager
+    def _translated(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise unavailable(url, "an answer within its time", self._late(), "embedding_timeout") from error
+        except httpx.ConnectError as error:
+            raise self._not_connected(url, error) from error
+        except httpx.ProxyError as error:
+            raise unavailable(
+                url,
+                "a proxy that lets the request through (see HTTP_PROXY, NO_PROXY)",
+                str(error),
+                "embedding_proxy",
+            ) from error
+        except httpx.DecodingError as error:
+            raise unavailable(url, "a reply that can be decompressed", str(error), "embedding_truncated") from error
+        except httpx.TransportError as error:
+            said = str(error) or type(error).__name__
+            if any(alert in said for alert in _TLS_ALERT):
+                raise unusable(
+                    url,
+                    "a service that speaks http",
+                    "one that speaks TLS",
+                    "embedding_tls",
+                    "Write https:// in archon_embedding_base_url.",
+                ) from error
+            raise unavailable(url, "a complete reply", said, "embedding_cut") from error
+
+    def _not_connected(self, url: str, error: httpx.ConnectError) -> ServiceUnavailable | ServiceUnusable:
+        said = str(error)
+        if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER" in said:
+            return unusable(
+                url,
+                "a service that speaks TLS",
+                said,
+                "embedding_tls",
+                "Write http:// in archon_embedding_base_url where the service has no TLS.",
+            )
+        if isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in said or "SSL" in said:
+            return unusable(
+                url,
+                "a TLS certificate that this machine trusts and that names this host",
+                said,
+                "embedding_tls",
+                "Set SSL_CERT_FILE to the CA that signed the certificate, or use the name that stands in it.",
+            )
+        if not self.endpoint.loopback and (variable := _proxy_variable(url)):
+            return unavailable(url, f"a proxy listening where {variable} says", said, "embedding_proxy")
+        return unavailable(url, "a service listening there", said, "embedding_unreachable")
+
+    def _late(self) -> str:
+        return f"none within {self.endpoint.timeout:g} s (connecting: {self.endpoint.connect_timeout:g} s)"
+
+
+@cache
+def _trust(cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
+    """The certificates that the environment names, else the usual ones; loading them takes 20 ms, hence the cache."""
+    if cert_file or cert_dir:
+        return ssl.create_default_context(cafile=cert_file or None, capath=cert_dir or None)
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _proxy_variable(url: str) -> str | None:
+    """The variable that puts a proxy before `url`, if one does."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return next((f"{name.upper()}_PROXY" for name in (parts.scheme, "all") if name in proxies), None)
+
+
+def unavailable(url: str, expected: str, found: str, code: str) -> ServiceUnavailable:
+    """The service does not answer properly at the moment."""
+    return ServiceUnavailable(
+        "The embedding service does not answer.",
+        object_name=url,
+        expected=expected,
+        found=found,
+        remedy="Check that the service runs and is reachable from this host, then run again.",
+        code=code,
+    )
+
+
+def unusable(
+    url: str, expected: str, found: str, code: str, remedy: str = "Correct archon_embedding_base_url."
+) -> ServiceUnusable:
+    """The service will not answer rightly as things are configured."""
+    return ServiceUnusable(
+        "The embedding service cannot be used.",
+        object_name=url,
+        expected=expected,
+        found=found,
+        remedy=remedy,
+        code=code,
+    )
+
+
+def rejected(url: str, expected: str, found: str, code: str = "embedding_refused") -> RequestRejected:
+    """The service refused one request."""
+    return RequestRejected(
+        "The embedding service refused a request.",
+        object_name=url,
+        expected=expected,
+        found=found,
+        remedy="Check the service's log; that the model is an embedding model; and the texts named.",
+        code=code,
+    )
