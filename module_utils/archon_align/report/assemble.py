@@ -8,6 +8,7 @@ from typing import Any
 
 from ..context import Run
 from .protected import Observation, proofs_of, protected_section
+from .workers import embeddings_section, is_worker, seconds, settled
 
 Result = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ def _phase(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "name": str(results[0]["phase"]),
         "status": next(verdict for verdict in _VERDICTS if verdict in statuses),
-        "seconds": round(sum(float(result.get("seconds") or 0) for result in results), 3),
+        "seconds": round(seconds(results), 3),
         "changed": any(bool(result.get("changed")) for result in results),
         "statements": sum(len(result.get("statements") or ()) for result in results),
         "findings": _distinct(finding for result in results for finding in result.get("findings") or ()),
@@ -87,6 +88,14 @@ def _distinct(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for finding in findings:
         seen.setdefault((finding["code"], finding["object"], finding["message"]), dict(finding))
     return list(seen.values())
+
+
+def _points(points: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each once, as it was told last: a worker tells of its own, and PROD's call of all the workers'."""
+    named: dict[Any, Mapping[str, Any]] = {}
+    for point in points:
+        named[point.get("name")] = point
+    return list(named.values())
 
 
 def _section(name: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -136,7 +145,8 @@ def build(
     `results` are PhaseOutcome.as_result() in the order in which the phases ran; others are ignored. `before` and `after`
     are the run's snapshots of the protected tables (see report.files.snapshot); either may be empty.
     """
-    known = [result for result in results if is_phase(result)]
+    told = [result for result in results if is_phase(result)]
+    known = [settled(result) for result in told]
     details: list[Mapping[str, Any]] = [result.get("details") or {} for result in known]
     # Where a phase ended is its place: that the embedding service was asked early does not put embeddings before the backup.
     names = [*reversed(dict.fromkeys(str(result["phase"]) for result in reversed(known)))]
@@ -146,6 +156,8 @@ def build(
         if besides := {key: value for key, value in detail.items() if key not in _GATHERED}:
             others.setdefault(str(result["phase"]), {}).update(besides)
     sections = {name: _section(name, details) for name in SECTIONS}
+    own = _section("embeddings", [detail for one, detail in zip(told, details, strict=True) if not is_worker(one)])
+    sections["embeddings"] = embeddings_section(told, own)
     protected = protected_section(before, proofs_of(known), after)
     ended = verdict(run.check, phases, sections)
     if ended != "rolled_back" and any(entry["changed_by_run"] for entry in protected.values()):
@@ -161,6 +173,6 @@ def build(
         **sections,
         "criteria": next((list(detail["criteria"]) for detail in reversed(details) if detail.get("criteria")), []),
         "findings": _distinct({"phase": phase["name"], **finding} for phase in phases for finding in phase["findings"]),
-        "restore_points": [point for detail in details for point in detail.get("restore_points") or ()],
+        "restore_points": _points(point for detail in details for point in detail.get("restore_points") or ()),
         "details": others,
     }

@@ -43,6 +43,7 @@ def markdown(report: Mapping[str, Any], artifacts: Path) -> str:
     lines += _phases(report)
     lines += _pairs("What would be undone" if report["mode"] == "check" else "What was undone", undone(report))
     lines += _pairs("What is now" if report["mode"] == "check" else "What proves it", proofs(report))
+    lines += _workers(report["embeddings"] or {})
     lines += _protected(report["protected"])
     lines += _criteria(report["criteria"])
     lines += _findings(report["findings"])
@@ -70,6 +71,14 @@ def _phases(report: Mapping[str, Any]) -> list[str]:
         rows,
     )
     return [*lines, "", f"{plural(total, 'statement')} in all."] if lines else []
+
+
+def _workers(embeddings: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (worker["name"], worker["status"], f"{worker['rebuilt']:,}", f"{worker['rows_per_second']:,.1f}")
+        for worker in embeddings.get("workers") or ()
+    ]
+    return _table("Embedding workers", ("worker", "status", "rows", "rows a second"), rows)
 
 
 def _protected(protected: Mapping[str, Mapping[str, Any]]) -> list[str]:

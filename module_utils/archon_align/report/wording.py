@@ -136,17 +136,24 @@ def proofs(report: Report) -> list[tuple[str, str]]:
         )
     if embeddings.get("missing_after") is not None:
         set_aside = amount(embeddings.get("quarantined"))
-        found.append(
-            (
-                "embeddings",
-                f"{amount(embeddings['missing_after']):,} missing"
-                + (f", {set_aside} quarantined" if set_aside else ""),
-            )
-        )
+        words = f"{amount(embeddings['missing_after']):,} missing" + (f", {set_aside} quarantined" if set_aside else "")
+        found.append(("embeddings", words + by_workers(embeddings)))
     if search.get("recall_at_5") is not None:
         queries = plural(amount(search.get("queries")), "query", "queries")
         found.append(("search", f"recall@5 {search['recall_at_5']:.2f} over {queries}"))
     return found
+
+
+def by_workers(embeddings: Mapping[str, Any]) -> str:
+    """What several machines have done, in one clause; nothing when there was one."""
+    workers = embeddings.get("workers") or ()
+    if not workers:
+        return ""
+    well = sum(worker["status"] in ("aligned", "changed") for worker in workers)
+    which = plural(len(workers), "worker") if well == len(workers) else f"{well} of {plural(len(workers), 'worker')}"
+    return (
+        f"; {plural(amount(embeddings['rebuilt']), 'row')} with {which}, {embeddings['rows_per_second']:,.0f} a second"
+    )
 
 
 def protection(protected: Mapping[str, Mapping[str, Any]]) -> str:
@@ -214,9 +221,9 @@ def point_of(report: Report, phases: Sequence[str]) -> Mapping[str, Any] | None:
 
 
 def _phase_of(point: Mapping[str, Any]) -> str:
-    """The phase as the report names it: the index and the proof of search are part of the embeddings phase."""
+    """The phase as the report names it: the workers, the index and the proof of search are part of the embeddings phase."""
     phase = str(point.get("phase") or "")
-    return "embeddings" if phase == "search" else phase
+    return "embeddings" if phase == "search" or phase.startswith("embeddings-") else phase
 
 
 def failures(report: Report) -> Sequence[Mapping[str, Any]]:
