@@ -29,12 +29,12 @@ from ..schema.renaming import STALE
 from ..schema.stages import LARGE_TABLE_BYTES
 from ..schema.steps import Guard
 from .ledger import Entry
+from .loading import Load, load
 from .structure_drops import Drops, arrange, dropping, loosening, needed_by, relation_of
 from .structure_settling import Settling, exact_enums
 from .structure_states import State, catalog_of, states
 from .structure_swapped import Vectors
 from .structure_target import Target, Told, read, require_undoable, target
-from .structure_vectors import Load, load
 from .undo import Kept, Request, Undo
 
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

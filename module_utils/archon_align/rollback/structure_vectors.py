@@ -24,6 +24,7 @@ from ..schema.ddl import Writer
 from ..schema.model import Catalog, Key, Trigger
 from ..schema.steps import Guard
 from .ledger import FOLDER
+from .loading import Load, beside, plain_name, unusable
 from .structure_codec import decode_key, encode
 from .structure_emptiness import ours
 from .undo import Kept, Request
@@ -59,13 +60,6 @@ class Released:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Load(Statement):
-    """A COPY FROM STDIN whose rows come from the file `path`."""
-
-    path: str = ""
-
-
 def encode_swapped(one: Swapped) -> list[Any]:
     """Plain JSON types only."""
     return [encode(one.column), encode(one.beside), [one.copy.schema, one.copy.name]]
@@ -93,9 +87,7 @@ def decode_released(told: Mapping[str, Any]) -> Released:
     """What encode_released wrote. Raises ValueError, TypeError or KeyError for anything else."""
     schema, name = told["copy"]
     columns = tuple((str(column), str(kind)) for column, kind in told["columns"])
-    file = str(told["file"])
-    if "/" in file or file.startswith("."):
-        raise ValueError("the name of a file, not a path")
+    file = plain_name(told["file"]) if told["file"] else ""
     return Released(
         Table(str(schema), str(name)), str(told["run_id"]), file, str(told["sha256"]), columns, str(told["note"])
     )
@@ -160,40 +152,16 @@ def copied_again(session: Session, one: Released) -> Iterator[Statement]:
     yield _statement(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(one.note)), one.copy, summary)
 
 
-def load(session: Session, statement: Load) -> None:
-    """Run the COPY. Raises AlignError when the file cannot be read."""
-    try:
-        with Path(statement.path).open("rb") as stream, session.copying(sql.SQL(statement.sql)) as into:
-            while block := stream.read(1 << 20):
-                into.write(block)
-    except OSError as error:
-        raise _unusable(statement.path, error.strerror or str(error)) from error
-
-
 def _checked(context: Context, one: Released) -> Path:
-    beside = (context.run.artifacts.parent / one.run_id, context.run.artifacts)
-    path = next((found for run in beside if (found := run / FOLDER / one.file).is_file()), None)
-    if path is None:
-        raise _unusable(one.file, f"not in {beside[0] / FOLDER}")
+    path = beside(context, one.run_id, one.file)
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise _unusable(str(path), error.strerror or str(error)) from error
+        raise unusable(str(path), error.strerror or str(error)) from error
     if digest != one.sha256:
-        raise _unusable(str(path), f"sha256 {digest}")
+        raise unusable(str(path), f"sha256 {digest}")
     return path
-
-
-def _unusable(name: str, found: str) -> AlignError:
-    return AlignError(
-        "The old vectors of a restore point cannot be used; nothing was changed.",
-        object_name=name,
-        expected="the file as the run wrote it",
-        found=found,
-        remedy="Use another restore point, or the verified backup of the run. Do not edit files in the artifacts folder.",
-        code="restore_point_unreadable",
-    )
 
 
 def put_back(one: Swapped, here: Catalog, writer: Writer) -> Iterator[Statement]:

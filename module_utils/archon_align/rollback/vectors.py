@@ -1,4 +1,4 @@
-"""Undoing vectors that a run filled in, as far as nobody has written those rows since."""
+"""Undoing vectors that a run filled in or replaced, as far as nobody has written those rows since."""
 
 from __future__ import annotations
 
@@ -13,114 +13,263 @@ from ..database.session import Session
 from ..database.target import Table
 from ..database.transaction import LockMode
 from ..plan import Statement
-from .ledger import Entry
+from . import former
+from .former import Chunk, LoadFormer
+from .ledger import Entry, Ledger
 from .stored import low, shape_of
 from .undo import Kept, Request, Undo
 
 # A statement that a person can still look at, and that takes no long time.
 _IDS_PER_STATEMENT = 10_000
 _NAMED = 1_000
-# No vector: nothing to undo. Else whether the row is still as one of the transactions left it.
+_ASIDE = "archon_align_former"
 _STATES = (
-    "SELECT page.id, CASE WHEN {vector} IS NOT NULL THEN page.xmin::text::bigint = ANY (%s::bigint[]) END"
-    " FROM {table} AS page WHERE page.id = ANY (%s::bigint[])"
+    "SELECT page.id, page.xmin::text::bigint, {vector} IS NULL FROM {table} AS page WHERE page.id = ANY (%s::bigint[])"
 )
+_DIGESTS = "SELECT page.id, pg_catalog.sha256({send}({vector})) FROM {table} AS page WHERE page.id = ANY (%s::bigint[])"
+_TYPE = """
+SELECT n.nspname AS schema, a.atttypmod AS dimensions
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace s ON s.oid = c.relnamespace
+JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE s.nspname = %s AND c.relname = %s AND a.attname = %s AND NOT a.attisdropped AND t.typname = 'vector'
+"""
 
 
-def payload(table: Table, column: str, ids: Iterable[int]) -> dict[str, Any]:
-    """What a restore point holds of rows whose missing vector is filled in: their ids, as first and last of each range."""
-    ranges: list[int] = []
-    for one in sorted(ids):
-        if ranges and one == ranges[-1] + 1:
-            ranges[-1] = one
-        else:
-            ranges += (one, one)
-    return {"schema": table.schema, "table": table.name, "column": column, "ids": ranges}
+def payload(table: Table, column: str, ids: Iterable[int], kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a restore point holds of rows that get a vector: their ids, as first and last of each range, and where the
+    former vectors are of those that had one (see former.keep)."""
+    found = {"schema": table.schema, "table": table.name, "column": column, "ids": former.ranges(sorted(ids))}
+    return found | ({"former": kept} if kept else {})
+
+
+def record(
+    session: Session,
+    ledger: Ledger,
+    table: Table,
+    column: str,
+    ids: Iterable[int],
+    replaced: Sequence[former.Former] = (),
+) -> int:
+    """Write down that the open transaction gives the rows `ids` a vector, in place of those that were `replaced`; its full
+    transaction id. Raises AlignError."""
+    kept = former.keep(ledger, replaced) if replaced else None
+    return ledger.record(session, "vectors", payload(table, column, ids, kept))
 
 
 @dataclass(slots=True)
-class _Filled:
-    """What all transactions together did to one column: the ids, and the low 32 bits of their transaction ids."""
+class _Done:
+    """What all transactions together did to one column: the ids, the low 32 bits of their transaction ids, by these what
+    they replaced, and by id the last that did."""
 
     ids: set[int] = field(default_factory=set)
     xids: set[int] = field(default_factory=set)
+    replaced: dict[int, Chunk] = field(default_factory=dict)
+    last: dict[int, int] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        xid = low(entry.xid)
+        self.ids.update(former.ids_of(entry.payload["ids"]))
+        self.xids.add(xid)
+        if told := entry.payload.get("former"):
+            chunk = self.replaced[xid] = former.decode(told)
+            self.last.update(dict.fromkeys(chunk.rows, xid))
+
+    def first(self, one: int, xid: int) -> int | None:
+        """Which of the transactions replaced the vector that the row `one` had before any of them wrote it, when `xid` was the
+        last that did; None: it had no vector."""
+        for _ in self.replaced:
+            chunk = self.replaced.get(xid)
+            if chunk is None or one not in chunk.rows:
+                return None
+            before = chunk.rows[one][0]
+            if before not in self.xids:
+                return xid
+            xid = before
+        return None
+
+
+@dataclass(slots=True)
+class _Rows:
+    """How the rows are now: `ours` are as one of the transactions left them, `others` users have written since, each with
+    the last transaction that counts; of `deleted` only the number is known. `bare` are those of `others` without vector."""
+
+    ours: dict[int, int] = field(default_factory=dict)
+    others: dict[int, int] = field(default_factory=dict)
+    bare: set[int] = field(default_factory=set)
+    deleted: int = 0
 
 
 def plan_vectors(session: Session, entries: Sequence[Entry], request: Request) -> Undo:
-    """What takes the vectors of `entries` (of one database) out again, and which rows are kept. Reads only.
+    """What takes the vectors of `entries` (of one database, oldest first) out again and puts those back that they took the
+    place of, and which rows are kept. Reads only.
 
     A column that is gone, since other vectors took their place, needs nothing.
     """
-    done: dict[tuple[Table, str], _Filled] = {}
+    done: dict[tuple[Table, str], _Done] = {}
     for entry in entries:
         table = Table(entry.payload["schema"], entry.payload["table"])
-        filled = done.setdefault((table, entry.payload["column"]), _Filled())
-        filled.ids.update(_ids(entry.payload))
-        filled.xids.add(low(entry.xid))
-    statements: list[Statement] = []
-    kept: list[Kept] = []
-    diff: list[dict[str, str]] = []
-    locks: dict[Table, LockMode] = {}
-    emptied: dict[tuple[Table, str], int] = {}
-    for (table, column), filled in sorted(done.items()):
+        done.setdefault((table, entry.payload["column"]), _Done()).add(entry)
+    parts = []
+    for (table, column), one in sorted(done.items()):
         shape = shape_of(session, table)
-        if shape is None or not {"id", column} <= set(shape.columns):
-            continue
-        locks[table] = LockMode.WRITE
-        ours, others, deleted = _told_apart(session, table, column, filled)
-        wanted = [one for one in others if request.wants(_name(table, one)) or request.wants(_name(table, "*"))]
-        ours |= set(wanted)
-        kept += _kept(table, sorted(set(others) - ours), deleted)
-        statements += _clearing(table, column, sorted(ours))
-        if ours:
-            emptied[table, column] = len(ours)
-            header, vectors = f"{table}.{column}", f"{len(ours)} vectors that the run filled in\n"
-            diff.append({"before_header": header, "after_header": header, "before": vectors, "after": ""})
-    return Undo(statements=statements, locks=locks, kept=kept, emptied=emptied, diff=diff)
+        if shape is not None and {"id", column} <= set(shape.columns):
+            parts.append(_Column(session, table, column, one).plan(request))
+    return Undo(
+        statements=[statement for part in parts for statement in part.statements],
+        locks={table: mode for part in parts for table, mode in part.locks.items()},
+        kept=[kept for part in parts for kept in part.kept],
+        emptied={place: count for part in parts for place, count in part.emptied.items()},
+        diff=[one for part in parts for one in part.diff],
+    )
 
 
-def _ids(payload: Mapping[str, Any]) -> Iterator[int]:
-    for first, last in batched(payload["ids"], 2):
-        yield from range(first, last + 1)
+class _Column:
+    def __init__(self, session: Session, table: Table, column: str, done: _Done) -> None:
+        self.session = session
+        self.table = table
+        self.column = column
+        self.done = done
+        # A chunk that is not what was written is met before anything is planned.
+        self.paths = {xid: former.path_of(session.context, chunk) for xid, chunk in done.replaced.items()}
+        self.type = session.row(_TYPE, (table.schema, table.name, column))
 
-
-def _told_apart(session: Session, table: Table, column: str, filled: _Filled) -> tuple[set[int], list[int], int]:
-    """The ids of rows that nobody has written since, those of rows that users have, and how many rows are gone."""
-    query = sql.SQL(_STATES).format(table=table.identifier, vector=sql.Identifier("page", column))
-    ours: set[int] = set()
-    others: list[int] = []
-    found = 0
-    for ids in batched(sorted(filled.ids), _IDS_PER_STATEMENT):
-        for one, mine in session.tuples(query, (sorted(filled.xids), list(ids))):
-            found += 1
-            if mine:
-                ours.add(one)
-            elif mine is not None:
-                others.append(one)
-    return ours, others, len(filled.ids) - found
-
-
-def _clearing(table: Table, column: str, ids: Sequence[int]) -> Iterator[Statement]:
-    for some in batched(ids, _IDS_PER_STATEMENT):
-        query = sql.SQL("UPDATE {} SET {} = NULL WHERE id = ANY ({}::bigint[])").format(
-            table.identifier, sql.Identifier(column), sql.Literal(f"{{{','.join(map(str, some))}}}")
+    def plan(self, request: Request) -> Undo:
+        rows = self._told_apart()
+        wanted = {
+            one: xid
+            for one, xid in rows.others.items()
+            if request.wants(self._name(one)) or request.wants(self._name("*"))
+        }
+        cleared: list[int] = []
+        back: dict[int, list[int]] = {}
+        unfit: list[int] = []
+        for one, last in sorted((rows.ours | wanted).items()):
+            xid = self.done.first(one, last)
+            if xid is None:
+                cleared.append(one)
+            elif self._fits(self.done.replaced[xid].rows[one][1]):
+                back.setdefault(xid, []).append(one)
+            else:
+                unfit.append(one)
+        return Undo(
+            statements=[*self._clearing(cleared), *self._putting_back(back)],
+            locks={self.table: LockMode.WRITE},
+            kept=[*self._kept(sorted(rows.others.keys() - wanted.keys()), rows), *self._lost(unfit)],
+            emptied={(self.table, self.column): len(cleared)} if cleared else {},
+            diff=[
+                *self._diff(len(cleared), "vectors that the run filled in", ""),
+                *self._diff(
+                    sum(map(len, back.values())), "vectors that the run put in the place of others", "former vectors"
+                ),
+            ],
         )
-        yield Statement(
-            query.as_string(None), str(table), f"Take {len(some)} vectors out again, which the run filled in"
+
+    def _told_apart(self) -> _Rows:
+        rows = _Rows()
+        query = sql.SQL(_STATES).format(table=self.table.identifier, vector=sql.Identifier("page", self.column))
+        found = 0
+        for ids in batched(sorted(self.done.ids), _IDS_PER_STATEMENT):
+            for one, xmin, bare in self.session.tuples(query, (list(ids),)):
+                found += 1
+                replaced = self.done.last.get(one)
+                if bare:
+                    # No vector is what it had before, unless the run replaced one.
+                    if replaced is not None and self.done.first(one, replaced) is not None:
+                        rows.others[one] = replaced
+                        rows.bare.add(one)
+                elif xmin in self.done.xids:
+                    rows.ours[one] = xmin
+                else:
+                    rows.others[one] = 0 if replaced is None else replaced
+        rows.deleted = len(self.done.ids) - found
+        for one in self._as_before(rows.others):
+            del rows.others[one]
+        return rows
+
+    def _as_before(self, others: Mapping[int, int]) -> Iterator[int]:
+        """Those of `others` that have their former vector again."""
+        if self.type is None:
+            return
+        sought: dict[int, list[int]] = {}
+        for one, last in others.items():
+            if (xid := self.done.first(one, last)) is not None:
+                sought.setdefault(xid, []).append(one)
+        query = sql.SQL(_DIGESTS).format(
+            table=self.table.identifier,
+            vector=sql.Identifier("page", self.column),
+            send=sql.Identifier(self.type["schema"], "vector_send"),
         )
+        for xid, ids in sought.items():
+            was = former.digests(self.paths[xid], self.done.replaced[xid])
+            for one, digest in self.session.tuples(query, (ids,)):
+                if digest == was[one]:
+                    yield one
 
+    def _fits(self, dimensions: int) -> bool:
+        return self.type is not None and self.type["dimensions"] in (-1, dimensions)
 
-def _name(table: Table, one: int | str) -> str:
-    return f"{table} id={one}"
+    def _clearing(self, ids: Sequence[int]) -> Iterator[Statement]:
+        for some in batched(ids, _IDS_PER_STATEMENT):
+            query = sql.SQL("UPDATE {} SET {} = NULL WHERE id = ANY ({}::bigint[])").format(
+                self.table.identifier, sql.Identifier(self.column), sql.Literal(f"{{{','.join(map(str, some))}}}")
+            )
+            yield self._statement(query, f"Take {len(some)} vectors out again, which the run filled in")
 
+    def _putting_back(self, back: Mapping[int, Sequence[int]]) -> Iterator[Statement]:
+        """By way of a table of their own: no statement holds a vector. `back` are ids by the transaction that replaced them."""
+        if not back:
+            return
+        assert self.type is not None  # nothing would fit
+        aside = sql.Identifier("pg_temp", _ASIDE)
+        make = sql.SQL("CREATE TEMPORARY TABLE {} (id bigint PRIMARY KEY, vector {})").format(
+            aside, sql.Identifier(self.type["schema"], "vector")
+        )
+        yield self._statement(make, "A place for the former vectors")
+        ids = sorted(one for some in back.values() for one in some)
+        files = ", ".join(sorted({self.paths[xid].name for xid in back}))
+        yield LoadFormer(
+            sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(aside).as_string(None),
+            str(self.table),
+            f"The {len(ids)} former vectors, from {files}",
+            chunks=tuple((self.paths[xid], self.done.replaced[xid], frozenset(some)) for xid, some in back.items()),
+        )
+        for some in batched(ids, _IDS_PER_STATEMENT):
+            query = sql.SQL(
+                "UPDATE {} AS page SET {} = former.vector FROM {} AS former"
+                " WHERE former.id = page.id AND page.id BETWEEN {} AND {}"
+            ).format(self.table.identifier, sql.Identifier(self.column), aside, some[0], some[-1])
+            yield self._statement(query, f"Put {len(some)} vectors back, which the run replaced")
+        yield self._statement(sql.SQL("DROP TABLE {}").format(aside), "The place of the former vectors")
 
-def _kept(table: Table, others: Sequence[int], deleted: int) -> Iterator[Kept]:
-    """Row by row, as far as anybody would read it."""
-    for one in others[:_NAMED]:
-        yield Kept(_name(table, one), "it was written since, by users or with its whole table", "a vector", "no vector")
-    if (more := len(others) - _NAMED) > 0:
-        why = f"{more:,} more rows were written since, the first of them id={others[_NAMED]}; the name stands for all rows"
-        yield Kept(_name(table, "*"), why, "vectors", "no vectors")
-    if deleted:
-        why = f"users deleted {deleted:,} rows since, for which the run had filled in a vector"
-        yield Kept(str(table), why, "no such rows", "rows without vector", on_request=False)
+    def _statement(self, query: sql.Composable, summary: str) -> Statement:
+        return Statement(query.as_string(None), str(self.table), summary)
+
+    def _diff(self, count: int, before: str, after: str) -> Iterator[dict[str, str]]:
+        if count:
+            header = f"{self.table}.{self.column}"
+            sides = {"before": f"{count} {before}\n", "after": f"{count} {after}\n" if after else ""}
+            yield {"before_header": header, "after_header": header} | sides
+
+    def _name(self, one: int | str) -> str:
+        return f"{self.table} id={one}"
+
+    def _kept(self, others: Sequence[int], rows: _Rows) -> Iterator[Kept]:
+        """Row by row, as far as anybody would read it."""
+        for one in others[:_NAMED]:
+            was = "no vector" if self.done.first(one, rows.others[one]) is None else "another vector"
+            found = "no vector" if one in rows.bare else "a vector"
+            yield Kept(self._name(one), "it was written since, by users or with its whole table", found, was)
+        if (more := len(others) - _NAMED) > 0:
+            why = f"{more:,} more rows were written since, the first of them id={others[_NAMED]}; the name stands for all rows"
+            yield Kept(self._name("*"), why, "vectors", "no vectors, or others")
+        if rows.deleted:
+            why = f"users deleted {rows.deleted:,} rows since, which the run had given a vector"
+            yield Kept(str(self.table), why, "no such rows", "rows without vector, or with another", on_request=False)
+
+    def _lost(self, unfit: Sequence[int]) -> Iterator[Kept]:
+        """The former vectors that the column cannot take any more."""
+        if unfit:
+            shown = ", ".join(map(str, unfit[:20])) + (" …" if len(unfit) > 20 else "")
+            why = f"{len(unfit):,} former vectors have other dimensions than the column has now: id {shown}"
+            name = f"{self.table}.{self.column}"
+            yield Kept(name, why, "the run's vectors", "others", on_request=False, lost=True)
