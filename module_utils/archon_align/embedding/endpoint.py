@@ -4,48 +4,59 @@ from __future__ import annotations
 
 import ipaddress
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import AlignError
+from ..findings import Finding
 
 API_PATH = "/v1"
+LIST_VARIABLE = "archon_embedding_endpoints"
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def _bad_url(expected: str, found: str) -> AlignError:
+def _bad_url(expected: str, found: str, variable: str) -> AlignError:
     return AlignError(
         "The embedding service's URL cannot be used.",
-        object_name="archon_embedding_base_url",
+        object_name=variable,
         expected=expected,
         found=found,
-        remedy="Set archon_embedding_base_url to something like http://host:11434/v1.",
+        remedy=f"Set {variable} to something like http://host:11434/v1.",
         code="embedding_url",
     )
 
 
-def normalised(base_url: str) -> str:
+def normalised(base_url: str, variable: str = "archon_embedding_base_url") -> str:
     """The URL that `/embeddings` is appended to; a bare host gets `/v1`, a full path loses `/embeddings`.
 
-    Raises AlignError, without quoting the URL where it may hold a password.
+    Raises AlignError naming `variable`, without quoting the URL where it may hold a password.
     """
     text = base_url.strip()
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _bad_url("an http or https URL", f"a malformed URL ({error})") from error
+        raise _bad_url("an http or https URL", f"a malformed URL ({error})", variable) from error
     if "@" in parts.netloc:
-        raise _bad_url("a URL without user and password; a token comes from a file", "user information in the URL")
-    if parts.scheme not in ("http", "https"):
-        raise _bad_url("scheme http or https", repr(text) if text else "an empty value")
+        raise _bad_url(
+            "a URL without user and password; a token comes from a file", "user information in the URL", variable
+        )
+    if parts.scheme not in DEFAULT_PORTS:
+        raise _bad_url("scheme http or https", repr(text) if text else "an empty value", variable)
     if not host or port == 0:
-        raise _bad_url("a host name and a port above 0", repr(text))
+        raise _bad_url("a host name and a port above 0", repr(text), variable)
     if parts.query or parts.fragment:
-        raise _bad_url("a URL without query and fragment", "a query or fragment in the URL")
+        raise _bad_url("a URL without query and fragment", "a query or fragment in the URL", variable)
+    if any(character.isspace() or not character.isprintable() for character in text):
+        raise _bad_url("a URL without blanks and control characters", repr(text), variable)
+    place = f"[{host}]" if ":" in host else host
+    if port not in (None, DEFAULT_PORTS[parts.scheme]):
+        place += f":{port}"
     path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, path or API_PATH, "", ""))
+    return urlunsplit((parts.scheme, place, path or API_PATH, "", ""))
 
 
 def read_token(file: str) -> str:
@@ -119,3 +130,38 @@ class Endpoint:
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host == "localhost" or host.endswith(".localhost")
+
+
+def endpoints_of(
+    base_url: str,
+    urls: Sequence[object],
+    model: str,
+    dimensions: int,
+    *,
+    timeout: float,
+    token_file: str | None = None,
+) -> tuple[tuple[Endpoint, ...], list[Finding]]:
+    """The endpoints to use: those at `urls`, each once, or the one at `base_url` where the list is empty.
+
+    A URL that comes twice, however it is written, is a finding. Raises AlignError naming the place in the list.
+    """
+    found: dict[str, Endpoint] = {}
+    findings = []
+    for place, url in enumerate(urls or [base_url]):
+        variable = f"{LIST_VARIABLE}[{place}]" if urls else "archon_embedding_base_url"
+        if not isinstance(url, str):
+            raise _bad_url("a string", f"{type(url).__name__} {url!r}"[:120], variable)
+        normal = normalised(url, variable)
+        if normal in found:
+            findings.append(
+                Finding(
+                    "embedding_endpoint_twice",
+                    "warning",
+                    variable,
+                    f"{normal} stands in the list before; it is used once.",
+                    "Take it out of the list. How many requests a service gets at a time is found out by itself.",
+                )
+            )
+            continue
+        found[normal] = Endpoint.of(normal, model, dimensions, timeout=timeout, token_file=token_file)
+    return tuple(found.values()), findings

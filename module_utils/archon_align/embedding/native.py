@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import orjson
 
@@ -24,12 +25,42 @@ class Description:
     context_length: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class PullStep:
+    """One line of a pull: what it does, or the error it ends with; bytes of one layer."""
+
+    status: str
+    error: str = ""
+    layer: str = ""
+    completed: int = 0
+    total: int = 0
+
+    @classmethod
+    def of(cls, line: str) -> Self | None:
+        """The step that a line tells, or None where it is cut or tells nothing."""
+        try:
+            told = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return None
+        if not isinstance(told, dict):
+            return None
+        completed, total = (value if type(value := told.get(name)) is int else 0 for name in ("completed", "total"))
+        return cls(
+            str(told.get("status") or ""),
+            " ".join(str(told.get("error") or "").split())[:300],
+            str(told.get("digest") or ""),
+            completed,
+            total,
+        )
+
+
 class OllamaApi:
     """The native API of the service that `client` talks to, over the same connections."""
 
     def __init__(self, client: EmbeddingClient) -> None:
         self._client = client
         self._base = f"{client.endpoint.native_url}/api"
+        self.pull_url = f"{self._base}/pull"
 
     def describe(self) -> Description | None:
         """The model as the service has it, or None where the service is not Ollama.
@@ -81,3 +112,17 @@ class OllamaApi:
             url=url,
             unit=client.unit,
         )
+
+    def pull(self, silence: float) -> Iterator[PullStep]:
+        """Have the service fetch the model, and tell step by step; it changes the service.
+
+        Raises ServiceUnavailable, also when nothing is said for `silence` seconds, and ServiceUnusable.
+        """
+        client = self._client
+        body = orjson.dumps({"model": client.endpoint.model, "stream": True})
+        with client.transport.lines(self.pull_url, body, silence=silence) as (reply, lines):
+            if reply is not None:
+                raise refusal(client.endpoint, reply)
+            for line in lines:
+                if (step := PullStep.of(line)) is not None:
+                    yield step

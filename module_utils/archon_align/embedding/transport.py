@@ -83,7 +83,6 @@ class Transport:
                     max_keepalive_connections=_CONNECTIONS,
                     keepalive_expiry=_KEEP_IDLE_SECONDS,
                 ),
-                timeout=httpx.Timeout(endpoint.timeout, connect=min(endpoint.connect_timeout, endpoint.timeout)),
             )
         except (ValueError, ImportError, OSError) as error:
             raise unusable(
@@ -114,23 +113,33 @@ class Transport:
             return Reply(url, response.status_code, response.headers, b"".join(chunks))
 
     @contextmanager
-    def lines(self, url: str, body: bytes) -> Iterator[tuple[int, Iterator[str]]]:
-        """POST, then status and lines of a reply that comes bit by bit. Raises as `send` does, also while lines are read."""
-        with self._translated(url), self._request("POST", url, body) as response:
-            yield response.status_code, response.iter_lines()
+    def lines(self, url: str, body: bytes, *, silence: float) -> Iterator[tuple[Reply | None, Iterator[str]]]:
+        """POST, then the lines of a reply that comes bit by bit; or the whole reply where its status is not 200.
+
+        Raises as `send` does, also while lines are read, and when nothing comes for `silence` seconds.
+        """
+        with self._translated(url, silence), self._request("POST", url, body, silence=silence) as response:
+            refused = None
+            if response.status_code != 200:
+                refused = Reply(url, response.status_code, response.headers, response.read())
+            yield refused, response.iter_lines()
 
     @contextmanager
-    def _request(self, method: str, url: str, body: bytes) -> Iterator[httpx.Response]:
+    def _request(self, method: str, url: str, body: bytes, *, silence: float | None = None) -> Iterator[httpx.Response]:
         headers = {"Content-Type": "application/json"} if body else {}
-        with self._http.stream(method, url, content=body or None, headers=headers) as response:
+        timeout = self._times(self.endpoint.timeout if silence is None else silence)
+        with self._http.stream(method, url, content=body or None, headers=headers, timeout=timeout) as response:
             yield response
 
+    def _times(self, seconds: float) -> httpx.Timeout:
+        return httpx.Timeout(seconds, connect=min(self.endpoint.connect_timeout, self.endpoint.timeout))
+
     @contextmanager
-    def _translated(self, url: str) -> Iterator[None]:
+    def _translated(self, url: str, seconds: float | None = None) -> Iterator[None]:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise unavailable(url, "an answer within its time", self._late(), "embedding_timeout") from error
+            raise unavailable(url, "an answer within its time", self._late(seconds), "embedding_timeout") from error
         except httpx.ConnectError as error:
             raise self._not_connected(url, error) from error
         except httpx.ProxyError as error:
@@ -176,8 +185,9 @@ class Transport:
             return unavailable(url, f"a proxy listening where {variable} says", said, "embedding_proxy")
         return unavailable(url, "a service listening there", said, "embedding_unreachable")
 
-    def _late(self) -> str:
-        return f"none within {self.endpoint.timeout:g} s (connecting: {self.endpoint.connect_timeout:g} s)"
+    def _late(self, seconds: float | None = None) -> str:
+        waited = self.endpoint.timeout if seconds is None else seconds
+        return f"none within {waited:g} s (connecting: {self.endpoint.connect_timeout:g} s)"
 
 
 @cache
