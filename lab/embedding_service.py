@@ -95,6 +95,7 @@ class RunningService:
     def set_faults(self, **faults: object) -> None:
         """Replace all faults in force (see Faults); with no argument the service is healthy again."""
         self._state.faults = Faults.from_mapping(faults)
+        self._state.pulled = 0
 
     @property
     def requests(self) -> list[dict[str, object]]:

@@ -26,7 +26,14 @@ class Faults:
     marker: str = ""
     shuffled: bool = False  # /v1 only: vectors in reverse order, each with its true index
     drop_last: bool = False  # one vector fewer than texts
+    refuse_long: bool = False  # /v1 too refuses texts beyond the context, as Ollama from 0.13.5 on does for some
+    other_model: bool = False  # another digest and other vectors under the same name
+    chat_model: bool = False  # the model is made for chatting: it has no embeddings, and /api/show says so
     model_missing: bool = False  # until it is pulled
+    pull_error: str = ""  # a pull ends with these words, inside its 200 stream
+    pull_cuts: int = 0  # so many pulls break off half-way; each further one continues where the last one ended
+    pull_stall: bool = False  # a pull says the same for ever
+    pull_seconds: float = 0.0  # what a pull takes
     latency: float = 0.0  # seconds per request, while its slot is held
     latency_per_text: float = 0.0  # seconds
     first: int | None = None
@@ -40,11 +47,12 @@ class Faults:
         if values.get("bad_vector") not in (None, *get_args(BadVector)):
             raise ValueError(f"bad_vector must be one of {get_args(BadVector)}")
         faults = cls(**values)  # type: ignore[arg-type]
-        for name in ("status", "dimension", "first"):
+        for name in ("status", "dimension", "first", "pull_cuts"):
             if not isinstance(getattr(faults, name), int | None):
                 raise ValueError(f"{name} must be an integer")
-        if not isinstance(faults.marker, str):
-            raise ValueError("marker must be a string")
+        for name in ("marker", "pull_error"):
+            if not isinstance(getattr(faults, name), str):
+                raise ValueError(f"{name} must be a string")
         return faults
 
     def concerns(self, text: str) -> bool:

@@ -22,12 +22,12 @@ from starlette.routing import Route
 
 from . import vectors
 from .faults import Faults
+from .ollama_pull import CutStream, pull_steps
 
 MODEL = "nomic-embed-text:latest"
 VERSION = "0.12.6"
 _DIGEST = "0a109f422b47e3a30ba2b10eca18548e944e8a23073ee3f3e947efcf3c45e59f"
-_LAYER = "970aa74c0a90ef7482477cf803618e776e173c007bf957f635f1015bfcfef0e6"
-_LAYER_SIZE = 274290656
+_OTHER_DIGEST = "970aa74c0a90ef7482477cf803618e776e173c007bf957f635f1015bfcfef0e6"
 _SIZE = 274302450
 _MODIFIED = "2025-08-20T09:00:00Z"
 _MODIFIED_UNIX = 1755680400
@@ -73,6 +73,7 @@ class State:
     faults: Faults = field(default_factory=Faults)
     requests: deque[dict[str, object]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REQUESTS))
     loaded: bool = False
+    pulled: int = 0  # parts of the model that pulls have fetched
 
 
 def _json(content: object, status: int = 200) -> Response:
@@ -172,10 +173,14 @@ async def _embed(request: Request, body: dict[str, object], texts: list[str], *,
             raise Refused(faults.status, "the service was told to fail")
         if faults.fail_marked and any(faults.concerns(text) for text in texts):
             raise Refused(400, "failed to create embedding: EOF")
+        if faults.chat_model:
+            raise Refused(501, "this model does not support embeddings")
         model = await to_thread.run_sync(vectors.load)
         loaded = time.monotonic()
         try:
-            rows, tokens = await to_thread.run_sync(lambda: model.embed(texts, truncate=truncate))
+            rows, tokens = await to_thread.run_sync(
+                lambda: model.embed(texts, truncate=truncate and not faults.refuse_long)
+            )
         except vectors.TooLong as error:
             raise Refused(400, "the input length exceeds the context length") from error
     state.loaded = True
@@ -186,6 +191,8 @@ async def _embed(request: Request, body: dict[str, object], texts: list[str], *,
 
 
 def _spoilt(rows: vectors.Vectors, texts: list[str], faults: Faults) -> vectors.Vectors:
+    if faults.other_model:
+        rows = np.ascontiguousarray(rows[:, ::-1])
     if faults.dimension is not None:
         rows = vectors.normalised(np.resize(rows, (len(texts), faults.dimension)))
     if faults.bad_vector is not None:
@@ -271,7 +278,8 @@ async def version(_request: Request) -> Response:
 def _listed(state: State) -> list[dict[str, object]]:
     if state.faults.model_missing:
         return []
-    return [{"name": MODEL, "model": MODEL, "size": _SIZE, "digest": _DIGEST, "details": _DETAILS}]
+    digest = _OTHER_DIGEST if state.faults.other_model else _DIGEST
+    return [{"name": MODEL, "model": MODEL, "size": _SIZE, "digest": digest, "details": _DETAILS}]
 
 
 async def tags(request: Request) -> Response:
@@ -305,7 +313,7 @@ async def show(request: Request) -> Response:
             "template": "{{ .Prompt }}",
             "details": _DETAILS,
             "model_info": _MODEL_INFO,
-            "capabilities": ["embedding"],
+            "capabilities": ["completion", "tools"] if _state(request).faults.chat_model else ["embedding"],
             "modified_at": _MODIFIED,
         }
     )
@@ -320,18 +328,15 @@ async def pull(request: Request) -> Response:
             raise Refused(400, "invalid model name")
     except Refused as refused:
         return _native_error(refused)
-    layer = {"status": f"pulling {_LAYER[:12]}", "digest": f"sha256:{_LAYER}", "total": _LAYER_SIZE}
-    steps: list[dict[str, object]] = [{"status": "pulling manifest"}]
-    if _is_the_model(name):
-        state = _state(request)
-        state.faults = replace(state.faults, model_missing=False)
-        steps += [{**layer, "completed": done} for done in (0, _LAYER_SIZE // 2, _LAYER_SIZE)]
-        steps += [{"status": text} for text in ("verifying sha256 digest", "writing manifest", "success")]
-    else:
-        steps.append({"error": "pull model manifest: file does not exist"})
+    state = _state(request)
+    faults = state.faults
+    state.faults = replace(faults, pull_cuts=max(0, faults.pull_cuts - 1))
+    steps = pull_steps(state, faults, present=_is_the_model(name))
     if body.get("stream") is False:
-        return _json(steps[-1], 500 if "error" in steps[-1] else 200)
-    return StreamingResponse((orjson.dumps(step) + b"\n" for step in steps), media_type="application/x-ndjson")
+        last = [step async for step in steps][-1]
+        return _json(last, 500 if "error" in last else 200)
+    kind = CutStream if faults.pull_cuts else StreamingResponse
+    return kind((orjson.dumps(step) + b"\n" async for step in steps), media_type="application/x-ndjson")
 
 
 def _openai_model(name: str) -> dict[str, object]:

@@ -162,10 +162,59 @@ def test_a_missing_model_can_be_pulled(service: RunningService) -> None:
     lines = [json.loads(line) for line in post(service, "/api/pull", model=MODEL).text.splitlines()]
     assert lines[0] == {"status": "pulling manifest"}
     assert lines[-1] == {"status": "success"}
-    assert lines[3]["completed"] == lines[3]["total"]
+    assert "completed" not in lines[1]
+    assert lines[-4]["completed"] == lines[-4]["total"]
     assert post(service, "/v1/embeddings", model=MODEL, input="x").status_code == 200
     unknown = post(service, "/api/pull", model="nobody/nothing", stream=False)
     assert (unknown.status_code, unknown.json()) == (500, {"error": "pull model manifest: file does not exist"})
+
+
+def pulled(service: RunningService) -> list[dict[str, object]]:
+    lines: list[dict[str, object]] = []
+    with CLIENT.stream("POST", service.url + "/api/pull", json={"model": MODEL}) as reply:
+        assert reply.status_code == 200
+        for line in reply.iter_lines():
+            lines.append(json.loads(line))
+            if len(lines) > 30:
+                break
+    return lines
+
+
+def test_a_pull_fails_inside_its_stream_breaks_off_or_stands_still(service: RunningService) -> None:
+    service.set_faults(model_missing=True, pull_error="max retries exceeded: EOF")
+    assert pulled(service)[-1] == {"error": "max retries exceeded: EOF"}
+    service.set_faults(model_missing=True, pull_cuts=1)
+    with pytest.raises(httpx.RemoteProtocolError):
+        pulled(service)
+    rest = pulled(service)
+    assert rest[-1] == {"status": "success"}
+    assert rest[2]["completed"] == rest[2]["total"] * 6 // 10  # type: ignore[operator]
+    service.set_faults(model_missing=True, pull_stall=True)
+    assert len({json.dumps(line) for line in pulled(service)}) == 2
+    assert post(service, "/v1/embeddings", model=MODEL, input="x").status_code == 404
+
+
+def test_a_chat_model_says_so_and_has_no_embeddings(service: RunningService) -> None:
+    service.set_faults(chat_model=True)
+    assert post(service, "/api/show", model=MODEL).json()["capabilities"] == ["completion", "tools"]
+    for path in ("/v1/embeddings", "/api/embed"):
+        refused = post(service, path, model=MODEL, input="x")
+        assert refused.status_code == 501
+        assert "this model does not support embeddings" in refused.text
+
+
+def test_another_model_under_the_same_name_has_another_digest_and_other_vectors(service: RunningService) -> None:
+    digest = CLIENT.get(service.url + "/api/tags").json()["models"][0]["digest"]
+    first = rows(post(service, "/v1/embeddings", model=MODEL, input="x"))
+    service.set_faults(other_model=True)
+    assert CLIENT.get(service.url + "/api/tags").json()["models"][0]["digest"] != digest
+    assert float(first[0] @ rows(post(service, "/v1/embeddings", model=MODEL, input="x"))[0]) < 0.5
+
+
+def test_some_releases_refuse_what_they_say_they_cut(service: RunningService) -> None:
+    service.set_faults(refuse_long=True)
+    assert post(service, "/v1/embeddings", model=MODEL, input="word " * 3000).status_code == 400
+    assert post(service, "/v1/embeddings", model=MODEL, input="word " * 300).status_code == 200
 
 
 def test_one_failing_text_fails_the_whole_request(service: RunningService) -> None:
