@@ -125,12 +125,11 @@ def cosine(found: EmbeddedTable, vector: VectorType) -> sql.Composable:
 def _in_other_company(embed: Embed, texts: Sequence[str]) -> Vectors:
     """The texts' vectors by one request that no request of the rebuild can have been like.
 
-    Among the texts stand others, and their order is drawn: a service that shuffles batches, always in the same way even,
-    would agree with itself on the same batch only.
+    Two others stand before the first and the last, and the order is drawn: a service that shuffles batches, always in the
+    same way even, would agree with itself on the same batch only. Reversed, rotated or with neighbours changed at either
+    end, one of the texts gets the vector of one of those two.
     """
     order = random.sample(range(len(texts)), len(texts))
-    middle = len(order) // 2
-    sent = [_TEXTS[0], *(texts[n] for n in order[:middle]), _TEXTS[1], *(texts[n] for n in order[middle:]), _TEXTS[2]]
-    found = embed(sent)
-    own = np.concatenate([found[1 : middle + 1], found[middle + 2 : -1]])
+    found = embed([_TEXTS[0], *(texts[n] for n in order[:-1]), _TEXTS[1], *(texts[n] for n in order[-1:])])
+    own = np.concatenate([found[1 : len(texts)], found[len(texts) + 1 :]])
     return own[np.argsort(order)]
