@@ -18,7 +18,7 @@ def test_the_probe_tells_what_answers(
     prod: str, make_context: Callable[..., Context], options: Callable[..., Options]
 ) -> None:
     context = make_context(prod, prod, check=True)
-    outcome = probe(options().endpoint, context)
+    outcome = probe(options().endpoints, context)
     found = outcome.details["embedding_service"]
     assert (outcome.status, outcome.changed, found["dimension"], found["model"]) == (
         "aligned",
@@ -38,14 +38,14 @@ def test_the_probe_compares_with_the_columns(
     options: Callable[..., Options],
 ) -> None:
     old = new_database("CREATE TABLE archon_crawled_pages (id bigint, content text, embedding vector(1536))")
-    endpoint = options().endpoint
-    outcome = probe(endpoint, make_context(old, prod))
+    endpoints = options().endpoints
+    outcome = probe(endpoints, make_context(old, prod))
     assert [finding.code for finding in outcome.findings] == ["embedding_column_dimension"]
     with pytest.raises(AlignError, match="1536"):
-        probe(endpoint, make_context(old, old))
+        probe(endpoints, make_context(old, old))
 
 
 def test_the_probe_of_nothing_is_clear() -> None:
     with pytest.raises(AlignError, match="refused") as caught:
-        probe(Endpoint("http://127.0.0.1:9", "m", 3))
+        probe([Endpoint("http://127.0.0.1:9", "m", 3)])
     assert caught.value.code == "embedding_unreachable"
