@@ -53,7 +53,7 @@ class Selection:
         if self.whole:
             return sql.SQL("true")
         source = sql.Identifier("page", SOURCE)
-        named = sql.SQL('{}::text COLLATE pg_catalog."C" = ANY ({}::text[])').format(
+        named = sql.SQL('({}::text COLLATE pg_catalog."C" = ANY ({}::text[])) IS TRUE').format(
             source, sql.Literal(list(self.sources))
         )
         unnamed = sql.SQL("{} IS NULL").format(source)
