@@ -88,6 +88,8 @@ def embeddings_section(results: Sequence[Result], own: Mapping[str, Any] | None)
     merged |= _together(theirs, rest)
     if tables:
         merged["tables"] = tables
+    if endpoints := _endpoints([*theirs, rest]):
+        merged["endpoints"] = endpoints
     return merged | {
         "rows_per_second": _rate(merged["rebuilt"], results),
         "workers": [_told(result, one) for result, one in zip(workers, theirs, strict=True)],
@@ -99,16 +101,27 @@ def _own(result: Result) -> Mapping[str, Any]:
 
 
 def _together(theirs: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> dict[str, Any]:
-    before = [int(one["missing_before"]) for one in (*theirs, own) if one.get("missing_before") is not None]
-    after = [int(one["missing_after"]) for one in theirs if one.get("missing_after") is not None]
-    return {
-        "missing_before": max(before, default=None),
-        "missing_after": own["missing_after"] if own.get("missing_after") is not None else min(after, default=None),
-        "rebuilt": sum(int(one.get("rebuilt") or 0) for one in (*theirs, own)),
-        "quarantined": own["quarantined"]
-        if own.get("quarantined") is not None
-        else sum(int(one.get("quarantined") or 0) for one in theirs),
-    }
+    """The numbers of all: what was met is the most, what was done the sum, and what is left PROD's word if it has one."""
+    numbers: dict[str, Any] = {}
+    for name in ("missing_before", "stale"):
+        met = [int(one[name]) for one in (*theirs, own) if one.get(name) is not None]
+        numbers[name] = max(met, default=None)
+    for name in ("rebuilt", "truncated"):
+        numbers[name] = sum(int(one.get(name) or 0) for one in (*theirs, own))
+    left = [int(one["missing_after"]) for one in theirs if one.get("missing_after") is not None]
+    numbers["missing_after"] = own["missing_after"] if own.get("missing_after") is not None else min(left, default=None)
+    aside = sum(int(one.get("quarantined") or 0) for one in theirs)
+    numbers["quarantined"] = own["quarantined"] if own.get("quarantined") is not None else aside
+    return {name: number for name, number in numbers.items() if any(name in one for one in (*theirs, own))}
+
+
+def _endpoints(shares: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each endpoint once, with the rows that all have had from it."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in (endpoint for share in shares for endpoint in share.get("endpoints") or ()):
+        before = found.get(str(one.get("url")), {})
+        found[str(one.get("url"))] = {**before, **one, "rows": int(before.get("rows") or 0) + int(one.get("rows") or 0)}
+    return list(found.values())
 
 
 def _rate(rebuilt: int, results: Sequence[Result]) -> float:

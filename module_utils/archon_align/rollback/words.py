@@ -45,6 +45,11 @@ def _count(entry: Entry) -> int:
         return 0
 
 
+def vectors(point: Point) -> int:
+    """How many rows the phase gave a vector, as far as its restore point knows them to be committed."""
+    return sum(_count(entry) for entry in point.entries if entry.kind == "vectors" and entry.committed)
+
+
 def command(name: str) -> str:
     """How to roll back to the restore point `name`."""
     return f"ansible-playbook playbooks/rollback.yml -e restore_point={name} --check --diff (then without --check)"

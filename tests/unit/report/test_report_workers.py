@@ -58,9 +58,21 @@ def report_of(*results: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-FIRST = result(counted(100, 44, 56, rows_per_second=28.0, endpoints=["http://a/v1"], horizon={PAGES: 1}), worker="w1")
-SECOND = result(counted(96, 2, 40, 2, rows_per_second=10.0, endpoints=["http://b/v1"]), worker="w2", seconds=4.0)
-OWN = result(counted(4, 2, 2, 2, rows_per_second=4.0, model="m", horizon={PAGES: 2}), seconds=0.5)
+FIRST = result(
+    counted(100, 44, 56, rows_per_second=28.0, endpoints=[{"url": "http://a/v1", "rows": 56}], horizon={PAGES: 1}),
+    worker="w1",
+)
+SECOND = result(
+    counted(96, 2, 40, 2, rows_per_second=10.0, endpoints=[{"url": "http://b/v1", "rows": 40}], truncated=1),
+    worker="w2",
+    seconds=4.0,
+)
+OWN = result(
+    counted(
+        4, 2, 2, 2, rows_per_second=4.0, model="m", endpoints=[{"url": "http://a/v1", "rows": 2}], horizon={PAGES: 2}
+    ),
+    seconds=0.5,
+)
 
 
 def test_the_work_of_all_is_summed_and_prods_own_word_is_the_last() -> None:
@@ -70,10 +82,23 @@ def test_the_work_of_all_is_summed_and_prods_own_word_is_the_last() -> None:
     assert {key: found[key] for key in numbers} == numbers
     assert found["tables"] == {PAGES: numbers}
     assert found["rows_per_second"] == round(98 / 4.5, 1), "workers are at work side by side, PROD's call after them"
-    assert (found["horizon"], found["model"]) == ({PAGES: 2}, "m")
+    assert (found["horizon"], found["model"], found["truncated"]) == ({PAGES: 2}, "m", 1)
+    assert found["endpoints"] == [{"url": "http://a/v1", "rows": 58}, {"url": "http://b/v1", "rows": 40}]
     assert found["workers"] == [
-        {"name": "w1", "status": "changed", "rebuilt": 56, "rows_per_second": 28.0, "endpoints": ["http://a/v1"]},
-        {"name": "w2", "status": "changed", "rebuilt": 40, "rows_per_second": 10.0, "endpoints": ["http://b/v1"]},
+        {
+            "name": "w1",
+            "status": "changed",
+            "rebuilt": 56,
+            "rows_per_second": 28.0,
+            "endpoints": FIRST["details"]["embeddings"]["endpoints"],
+        },
+        {
+            "name": "w2",
+            "status": "changed",
+            "rebuilt": 40,
+            "rows_per_second": 10.0,
+            "endpoints": SECOND["details"]["embeddings"]["endpoints"],
+        },
     ]
     assert [(phase["status"], phase["seconds"]) for phase in report["phases"]] == [("changed", 4.5)]
     assert report["result"] == "changed"
