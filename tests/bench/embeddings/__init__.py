@@ -1,0 +1,1 @@
+"""Measurements of the embedding rebuild: `python -m tests.bench.embeddings --help`."""
