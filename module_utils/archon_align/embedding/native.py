@@ -9,8 +9,12 @@ from typing import Self
 
 import orjson
 
+from ..errors import AlignError
 from .client import EmbeddingClient
+from .endpoint import Endpoint
+from .failures import ServiceUnavailable
 from .refusals import model_missing, not_an_embedding_model, refusal, words
+from .transport import Reply, unusable
 from .vectors import Vectors, ollama_items, vectors_of
 
 # Ollama's smallest default of num_ctx, for a model and a server that tell nothing.
@@ -122,7 +126,20 @@ class OllamaApi:
         body = orjson.dumps({"model": client.endpoint.model, "stream": True})
         with client.transport.lines(self.pull_url, body, silence=silence) as (reply, lines):
             if reply is not None:
-                raise refusal(client.endpoint, reply)
+                raise _pull_refused(client.endpoint, reply)
             for line in lines:
                 if (step := PullStep.of(line)) is not None:
                     yield step
+
+
+def _pull_refused(endpoint: Endpoint, reply: Reply) -> AlignError:
+    error = refusal(endpoint, reply)
+    if isinstance(error, ServiceUnavailable) or reply.status in (401, 403, 407):
+        return error
+    return unusable(
+        reply.url,
+        "a service that pulls models",
+        error.found,
+        "embedding_pull_failed",
+        f"Correct archon_embedding_model, or run on the service's host: ollama pull {endpoint.model}",
+    )
