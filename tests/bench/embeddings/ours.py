@@ -32,7 +32,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a rebuild did: seconds as the outcome says, `began` and `ended` by the clock, and what its process used."""
+    """What a rebuild did: seconds as the outcome says, `began` and `ended` by the monotonic clock, and what its process used."""
 
     rows: int
     missing_after: int
@@ -98,7 +98,7 @@ def main(order: Order) -> Result:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    began, before = time.time(), time.process_time()
+    began, before = time.monotonic(), time.process_time()
     outcome = phase.run(context, options)
     found = outcome.details["embeddings"]
     return Result(
@@ -106,7 +106,7 @@ def main(order: Order) -> Result:
         missing_after=found["missing_after"],
         seconds=outcome.seconds,
         began=began,
-        ended=time.time(),
+        ended=time.monotonic(),
         processor=time.process_time() - before,
         peak_mb=_peak_mb(),
         error=str(outcome.error or ""),

@@ -13,7 +13,6 @@ import base64
 import heapq
 import itertools
 import json
-import math
 import multiprocessing
 import socket
 import zlib
@@ -52,7 +51,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What endpoints have done so far. `busy` and `idle` are seconds of slots: at work, and between two requests.
+    """What endpoints have done since they were last asked. `busy` and `idle` are seconds of slots: at work, and between two requests.
 
     `first` and `last` are by the monotonic clock: when the first request had come and when the last answer was due.
     """
@@ -96,10 +95,14 @@ class _Endpoint:
     def __init__(self, model: Model, answers: _Answers) -> None:
         self.model = model
         self.answers = answers
-        self.free_at = [0.0] * model.slots
+        self.begin()
+
+    def begin(self) -> None:
+        """Count anew, with free slots."""
+        self.free_at = [0.0] * self.model.slots
         self.requests = self.texts = 0
         self.busy = self.idle = 0.0
-        self.first, self.last = math.inf, 0.0
+        self.first = self.last = 0.0
 
     def embed(self, body: bytes, now: float) -> tuple[float, bytes]:
         """When the answer is due, and the answer."""
@@ -111,7 +114,7 @@ class _Endpoint:
         if free_at:
             self.idle += max(0.0, now - free_at)
         heapq.heapreplace(self.free_at, due)
-        self.first, self.last = min(self.first, now), max(self.last, due)
+        self.first, self.last = self.first or now, max(self.last, due)
         self.requests += 1
         self.texts += len(texts)
         self.busy += seconds
@@ -120,7 +123,9 @@ class _Endpoint:
     def told(self, path: str) -> Any:
         """What a GET finds, or None."""
         if path == "/served":
-            return asdict(Served(self.requests, self.texts, self.busy, self.idle, self.first, self.last))
+            served = Served(self.requests, self.texts, self.busy, self.idle, self.first, self.last)
+            self.begin()
+            return asdict(served)
         if path == "/v1/models":
             return {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         return None
@@ -196,7 +201,7 @@ class Stub:
         return len(self.urls) * self.model.capacity(batch)
 
     def served(self) -> Served:
-        """All endpoints together."""
+        """All endpoints together; asked while none has a request."""
         each = []
         for url in self.urls:
             with urlopen(f"{url}/served", timeout=30) as reply:  # noqa: S310 - an address of this machine
@@ -206,7 +211,7 @@ class Stub:
             texts=sum(one.texts for one in each),
             busy=sum(one.busy for one in each),
             idle=sum(one.idle for one in each),
-            first=min(one.first for one in each),
+            first=min((one.first for one in each if one.requests), default=0.0),
             last=max(one.last for one in each),
         )
 
