@@ -23,8 +23,6 @@ REPLY_BYTES = 1 << 20
 _CONNECTIONS = 32
 # Below the 5 s after which servers like uvicorn close an idle connection: whoever closes second loses a request.
 _KEEP_IDLE_SECONDS = 4.0
-# What a TLS server's alert looks like to a client that expected HTTP.
-_TLS_ALERT = ("\\x15\\x03", "\x15\x03")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +151,8 @@ class Transport:
             raise unavailable(url, "a reply that can be decompressed", str(error), "embedding_truncated") from error
         except httpx.TransportError as error:
             said = str(error) or type(error).__name__
-            if any(alert in said for alert in _TLS_ALERT):
-                raise unusable(
-                    url,
-                    "a service that speaks http",
-                    "one that speaks TLS",
-                    "embedding_tls",
-                    "Write https:// in archon_embedding_base_url.",
-                ) from error
+            if url.startswith("http:") and ("without sending a response" in said or "reset" in said):
+                said += " (a port that speaks https does that, too)"
             raise unavailable(url, "a complete reply", said, "embedding_cut") from error
 
     def _not_connected(self, url: str, error: httpx.ConnectError) -> ServiceUnavailable | ServiceUnusable:
