@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import batched
+from itertools import batched, dropwhile
 from typing import Any
 
 from psycopg import sql
@@ -58,43 +59,64 @@ def record(
 
 @dataclass(slots=True)
 class _Done:
-    """What all transactions together did to one column: the ids, the low 32 bits of their transaction ids, by these what
-    they replaced, and by id the last that did."""
+    """What all transactions together did to one column: the ids, and by the low 32 bits of a transaction's id, oldest first,
+    the ranges of its ids and what it replaced.
 
+    `undoing` are those of all transactions that are undone, whatever they did, or that undid something since.
+    """
+
+    undoing: frozenset[int]
     ids: set[int] = field(default_factory=set)
-    xids: set[int] = field(default_factory=set)
+    wrote: dict[int, Sequence[int]] = field(default_factory=dict)
     replaced: dict[int, Chunk] = field(default_factory=dict)
-    last: dict[int, int] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         xid = low(entry.xid)
         self.ids.update(former.ids_of(entry.payload["ids"]))
-        self.xids.add(xid)
+        self.wrote[xid] = entry.payload["ids"]
         if told := entry.payload.get("former"):
-            chunk = self.replaced[xid] = former.decode(told)
-            self.last.update(dict.fromkeys(chunk.rows, xid))
+            self.replaced[xid] = former.decode(told)
 
-    def first(self, one: int, xid: int) -> int | None:
+    def last(self, one: int, before: int | None = None) -> int | None:
+        """The last transaction that wrote the row, of those before another. Where none replaced anything, it does not matter."""
+        if not self.replaced:
+            return None
+        xids = reversed(self.wrote)
+        if before is not None:
+            xids = dropwhile(lambda xid: xid != before, xids)
+        return next((xid for xid in xids if xid != before and _within(self.wrote[xid], one)), None)
+
+    def first(self, one: int, xid: int | None) -> int | None:
         """Which of the transactions replaced the vector that the row `one` had before any of them wrote it, when `xid` was the
         last that did; None: it had no vector."""
-        for _ in self.replaced:
-            chunk = self.replaced.get(xid)
+        for _ in self.wrote:
+            chunk = None if xid is None else self.replaced.get(xid)
             if chunk is None or one not in chunk.rows:
                 return None
-            before = chunk.rows[one][0]
-            if before not in self.xids:
+            before: int | None = chunk.rows[one][0]
+            if before not in self.undoing:
                 return xid
+            if before not in self.wrote:
+                # A rollback put it back: it was as the run before that had left it.
+                before = self.last(one, xid)
+                if before is None:
+                    return xid
             xid = before
         return None
+
+
+def _within(ranges: Sequence[int], one: int) -> bool:
+    place = bisect_left(ranges, one)
+    return place % 2 == 1 or (place < len(ranges) and ranges[place] == one)
 
 
 @dataclass(slots=True)
 class _Rows:
     """How the rows are now: `ours` are as one of the transactions left them, `others` users have written since, each with
-    the last transaction that counts; of `deleted` only the number is known. `bare` are those of `others` without vector."""
+    the last of the transactions that did; of `deleted` only the number is known. `bare` are those of `others` without vector."""
 
-    ours: dict[int, int] = field(default_factory=dict)
-    others: dict[int, int] = field(default_factory=dict)
+    ours: dict[int, int | None] = field(default_factory=dict)
+    others: dict[int, int | None] = field(default_factory=dict)
     bare: set[int] = field(default_factory=set)
     deleted: int = 0
 
@@ -105,10 +127,11 @@ def plan_vectors(session: Session, entries: Sequence[Entry], request: Request) -
 
     A column that is gone, since other vectors took their place, needs nothing.
     """
+    undoing = frozenset(low(xid) for xid in request.xids)
     done: dict[tuple[Table, str], _Done] = {}
     for entry in entries:
         table = Table(entry.payload["schema"], entry.payload["table"])
-        done.setdefault((table, entry.payload["column"]), _Done()).add(entry)
+        done.setdefault((table, entry.payload["column"]), _Done(undoing)).add(entry)
     parts = []
     for (table, column), one in sorted(done.items()):
         shape = shape_of(session, table)
@@ -171,27 +194,30 @@ class _Column:
         for ids in batched(sorted(self.done.ids), _IDS_PER_STATEMENT):
             for one, xmin, bare in self.session.tuples(query, (list(ids),)):
                 found += 1
-                replaced = self.done.last.get(one)
                 if bare:
                     # No vector is what it had before, unless the run replaced one.
-                    if replaced is not None and self.done.first(one, replaced) is not None:
-                        rows.others[one] = replaced
+                    last = self.done.last(one)
+                    if self.done.first(one, last) is not None:
+                        rows.others[one] = last
                         rows.bare.add(one)
-                elif xmin in self.done.xids:
+                elif xmin in self.done.wrote:
                     rows.ours[one] = xmin
                 else:
-                    rows.others[one] = 0 if replaced is None else replaced
+                    # An earlier rollback leaves a row as the run before left it.
+                    some = rows.ours if xmin in self.done.undoing else rows.others
+                    some[one] = self.done.last(one)
         rows.deleted = len(self.done.ids) - found
-        for one in self._as_before(rows.others):
-            del rows.others[one]
+        for some in (rows.ours, rows.others):
+            for one in [*self._as_before(some)]:
+                del some[one]
         return rows
 
-    def _as_before(self, others: Mapping[int, int]) -> Iterator[int]:
-        """Those of `others` that have their former vector again."""
+    def _as_before(self, rows: Mapping[int, int | None]) -> Iterator[int]:
+        """Those of `rows` that have their former vector again."""
         if self.type is None:
             return
         sought: dict[int, list[int]] = {}
-        for one, last in others.items():
+        for one, last in rows.items():
             if (xid := self.done.first(one, last)) is not None:
                 sought.setdefault(xid, []).append(one)
         query = sql.SQL(_DIGESTS).format(

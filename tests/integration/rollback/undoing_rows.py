@@ -15,6 +15,7 @@ from archon_align.plan import Statement
 from archon_align.rollback.capture import RowRecorder, Written
 from archon_align.rollback.ledger import Entry, Ledger, read_point
 from archon_align.rollback.rows import plan_rows
+from archon_align.rollback.structure import run as run_statement
 from archon_align.rollback.undo import Request, Undo
 from archon_align.rollback.vectors import plan_vectors
 from psycopg import sql
@@ -95,7 +96,7 @@ def undone(
         def act() -> Undo:
             plan = planned(session, done, request)
             for statement in plan.statements:
-                session.apply(statement)
+                run_statement(session, statement)
             return plan
 
         plan, proofs = protected_transaction(session, act, locks=foreseen.locks, require_lock=False)
