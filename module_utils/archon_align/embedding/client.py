@@ -13,7 +13,7 @@ import orjson
 from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
 from .refusals import MODEL_MISSING, refusal
-from .transport import REPLY_BYTES, Reply, Transport, rejected
+from .transport import REFUSED, REPLY_BYTES, Reply, Transport, rejected, unusable
 from .vectors import Vectors, openai_items, unit_length, vectors_of
 
 # A vector of 768 floats is 4 KB in base64 and up to 20 KB in digits; a runaway reply must not fill the memory.
@@ -64,8 +64,10 @@ class EmbeddingClient:
         """
         try:
             vectors = self.embed(texts)
-        except RequestRejected:
+        except RequestRejected as error:
             # A server that does not know base64 may refuse the request for that alone.
+            if error.code != REFUSED:
+                raise
             self._encoding = "float"
             vectors = self.embed(texts)
         self.unit = unit_length(vectors)
@@ -80,6 +82,14 @@ class EmbeddingClient:
         content = reply.parsed()
         if isinstance(content, dict) and content.get("error") and "data" not in content:
             raise self._refusal(reply)
+        if isinstance(content, dict) and "embedding" in content and "data" not in content:
+            raise unusable(
+                self.url,
+                "OpenAI's `/embeddings`",
+                "Ollama's older /api/embeddings, which reads no list of texts",
+                "embedding_path",
+                "Correct archon_embedding_base_url; with Ollama it ends in /v1.",
+            )
         return vectors_of(
             openai_items(content, len(texts), self.url),
             dimensions=self.endpoint.dimensions,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
 
 # Replies besides vectors (lists of models, errors).
 REPLY_BYTES = 1 << 20
+REFUSED = "embedding_refused"
 _CONNECTIONS = 32
 # Below the 5 s after which servers like uvicorn close an idle connection: whoever closes second loses a request.
 _KEEP_IDLE_SECONDS = 4.0
@@ -44,6 +46,10 @@ class Reply:
         try:
             return orjson.loads(self.content)
         except orjson.JSONDecodeError as error:
+            if b"NaN" in self.content or b"Infinity" in self.content:
+                # No JSON, but what Python's servers write for such numbers: a text's fault, not the connection's.
+                with suppress(ValueError):
+                    return json.loads(self.content)
             if self.is_page:
                 start = self.content.lstrip()[:60].decode("utf-8", "replace")
                 raise unusable(self.url, "JSON", f"a web page: {start!r}", "embedding_not_json") from error
@@ -128,6 +134,9 @@ class Transport:
         timeout = self._times(self.endpoint.timeout if silence is None else silence)
         with self._http.stream(method, url, content=body or None, headers=headers, timeout=timeout) as response:
             yield response
+            if body and response.status_code != 200 and (stream := response.extensions.get("network_stream")):
+                # Who refuses a request without reading it whole (http.server does) takes the rest of it for the next one.
+                stream.close()
 
     def _times(self, seconds: float) -> httpx.Timeout:
         return httpx.Timeout(seconds, connect=min(self.endpoint.connect_timeout, self.endpoint.timeout))
@@ -225,7 +234,7 @@ def unusable(
     )
 
 
-def rejected(url: str, expected: str, found: str, code: str = "embedding_refused") -> RequestRejected:
+def rejected(url: str, expected: str, found: str, code: str = REFUSED) -> RequestRejected:
     """The service refused one request."""
     return RequestRejected(
         "The embedding service refused a request.",

@@ -16,7 +16,12 @@ import orjson
 import pytest
 from archon_align.embedding.client import EmbeddingClient
 from archon_align.embedding.endpoint import Endpoint, normalised
-from archon_align.embedding.failures import RequestRejected, ServiceUnavailable, ServiceUnusable
+from archon_align.embedding.failures import (
+    RequestRejected,
+    RequestTooLong,
+    ServiceUnavailable,
+    ServiceUnusable,
+)
 from archon_align.errors import AlignError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +120,21 @@ def test_a_server_without_base64_gets_floats_from_then_on() -> None:
     assert formats == ["base64", "float", "float"]
 
 
+def test_a_wrong_reply_is_not_taken_for_a_server_without_base64() -> None:
+    replies = iter([answer([encoded([float("nan"), 0.0, 0.0])]), answer([unit(0)])])
+    with pytest.raises(RequestRejected) as caught:
+        client(lambda _: next(replies)).introduce(["a"])
+    assert caught.value.code == "embedding_not_finite"
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_no_json_are_the_texts_fault(word: str) -> None:
+    content = f'{{"data": [{{"index": 0, "embedding": [1.0, {word}, 0.0]}}]}}'
+    with pytest.raises(RequestRejected) as caught:
+        client(lambda _: httpx.Response(200, text=content)).embed(["a"])
+    assert caught.value.code == "embedding_not_finite"
+
+
 @given(st.permutations(range(6)))
 def test_any_order_of_a_reply_is_put_right(order: list[int]) -> None:
     vectors: list[list[float]] = [[float(number + 1), 0.0, 0.0] for number in range(6)]
@@ -192,6 +212,7 @@ def _raise(error: Exception) -> Handler:
         (lambda _: httpx.Response(429), ServiceUnavailable, "HTTP 429"),
         (lambda _: httpx.Response(200, text='{"data": [{"embe'), ServiceUnavailable, "complete JSON"),
         (lambda _: httpx.Response(200, text=""), ServiceUnavailable, "complete JSON"),
+        (lambda _: httpx.Response(200, text='{"data": [{"embedding": [NaN, '), ServiceUnavailable, "complete JSON"),
         (lambda _: httpx.Response(200, text="<html>hello"), ServiceUnusable, "web page"),
         (lambda _: httpx.Response(200, html="hello"), ServiceUnusable, "web page"),
         (
@@ -201,6 +222,30 @@ def _raise(error: Exception) -> Handler:
         ),
         (lambda _: httpx.Response(401, json={"error": f"bad key {SECRET}"}), ServiceUnusable, "token"),
         (lambda _: httpx.Response(404, text="404 page not found"), ServiceUnusable, "archon_embedding_base_url"),
+        (
+            lambda _: httpx.Response(307, headers={"location": "https://u:hidden@other/v1"}),
+            ServiceUnusable,
+            "'other/v1'",
+        ),
+        (lambda _: httpx.Response(403, json={"error": {"message": "You are not allowed"}}), ServiceUnusable, "0600"),
+        (lambda _: httpx.Response(407), ServiceUnusable, "NO_PROXY"),
+        (
+            lambda _: httpx.Response(501, json={"error": {"message": "this model does not support embeddings"}}),
+            ServiceUnusable,
+            "not an embedding model",
+        ),
+        (
+            lambda _: httpx.Response(403, json={"error": {"message": "You are not allowed to generate embeddings"}}),
+            ServiceUnusable,
+            "not an embedding model",
+        ),
+        (
+            lambda _: httpx.Response(400, json={"error": {"message": "the input length exceeds the context length"}}),
+            RequestTooLong,
+            "too long",
+        ),
+        (lambda _: httpx.Response(200, json={"error": {"message": "rate"}}), RequestRejected, "HTTP 200: rate"),
+        (lambda _: httpx.Response(200, json={"embedding": []}), ServiceUnusable, "ends in /v1"),
         (lambda _: httpx.Response(400, json={"error": {"message": "EOF"}}), RequestRejected, "HTTP 400: EOF"),
         (lambda _: httpx.Response(500, json={"error": "boom"}), RequestRejected, "HTTP 500: boom"),
         (lambda _: httpx.Response(200, json=[1]), RequestRejected, "another shape"),
