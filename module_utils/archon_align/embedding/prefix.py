@@ -36,7 +36,7 @@ _TELLING = (40, 2000)
 # Two prefixes differ when the worse is so much farther away: below that it is rounding.
 _NOISE = 1e-5
 
-_ENDS = "SELECT min(page.id) AS first, max(page.id) AS last FROM {table} AS page WHERE {vector} IS NOT NULL"
+_ENDS = "SELECT min(page.id) AS first, max(page.id) AS last FROM {table} AS page WHERE {vector} IS NOT NULL AND {dimensions}"
 _NEAR = """
 SELECT DISTINCT page.id FROM pg_catalog.unnest(%s::bigint[]) AS place(id) CROSS JOIN LATERAL (
   SELECT page.id FROM (
@@ -92,7 +92,7 @@ class Prefix:
     prefix: str
     source: Literal["evidence", "configured"]
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    findings: Sequence[Finding] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def find_prefix(
@@ -121,11 +121,11 @@ def find_prefix(
         evidence[name] = {"sampled": len(compared), "votes": dict(verdict.votes), "cosines": dict(verdict.cosines)}
         if verdict.prefix is not None:
             findings += _told(name, verdict, len(compared), configured)
-            return Prefix(verdict.prefix, "evidence", evidence, findings)
+            return Prefix(verdict.prefix, "evidence", evidence, tuple(findings))
         if verdict.same:
             break
         findings.append(_not_told(name, verdict, len(compared), configured))
-    return Prefix(configured, "configured", evidence, findings)
+    return Prefix(configured, "configured", evidence, tuple(findings))
 
 
 def _compare(rows: Sequence[Stored], embed: Embed, candidates: Sequence[str]) -> list[dict[str, float]]:
@@ -181,23 +181,23 @@ def _spread(rows: Sequence[Stored]) -> list[Stored]:
 
 def _near(session: Session, found: EmbeddedTable, vector: VectorType, dimensions: int) -> list[int]:
     """Ids of rows with a vector, one near each of some places between the first and the last."""
-    names = {"table": found.table.identifier, "vector": found.vector}
-    ends = session.row(sql.SQL(_ENDS).format(**names))
-    if ends is None or ends["first"] is None:
-        return []
-    first, last = ends["first"], ends["last"]
-    step = max(1, -(-(last - first + 1) // _PLACES))
     # Only a column that declares no dimensions can hold others; asking means reading each vector.
     right: sql.Composable = sql.SQL("true")
     if found.dimensions is None:
         right = sql.SQL("{}({}) = {}").format(
             sql.Identifier(vector.schema, "vector_dims"), found.vector, sql.Literal(dimensions)
         )
+    names = {"table": found.table.identifier, "vector": found.vector, "dimensions": right}
+    ends = session.row(sql.SQL(_ENDS).format(**names))
+    if ends is None or ends["first"] is None:
+        return []
+    first, last = ends["first"], ends["last"]
+    step = max(1, -(-(last - first + 1) // _PLACES))
     size = sql.SQL(" + ").join(
         sql.SQL("coalesce(pg_catalog.octet_length({}), 0)").format(sql.Identifier("page", name))
         for name in found.kind.columns
     )
-    query = sql.SQL(_NEAR).format(**names, dimensions=right, size=size)
+    query = sql.SQL(_NEAR).format(**names, size=size)
     places = list(range(first, last + 1, step))
     return [row["id"] for row in session.rows(query, (places, _ROWS_PER_PLACE, *_TELLING))]
 
