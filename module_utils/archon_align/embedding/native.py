@@ -76,9 +76,11 @@ class OllamaApi:
         said = words(client.endpoint, reply.content)
         if reply.status == 404 and "model" in said.lower():
             raise model_missing(client.endpoint, url, f"HTTP 404: {said}")
-        if reply.status in (401, 403):
-            raise refusal(client.endpoint, reply)
         if reply.status != 200 or reply.is_page:
+            error = refusal(client.endpoint, reply)
+            if isinstance(error, ServiceUnavailable):
+                raise error
+            # Also where a proxy lets /v1 through alone: what /v1 answers decides.
             return None
         content = reply.parsed()
         if not isinstance(content, dict) or not isinstance(content.get("model_info"), dict):

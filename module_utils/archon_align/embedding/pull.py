@@ -53,7 +53,9 @@ def ensure_model(
         )
     _Pull(native, progress, timeout).run()
     native.describe()
-    return Finding("embedding_model_pulled", "info", url, f"The service lacked the model {name}; it was pulled.", "")
+    return Finding(
+        "embedding_model_pulled", "info", url, f"The service lacked the model {name}; it was pulled.", "Nothing to do."
+    )
 
 
 @dataclass(slots=True)

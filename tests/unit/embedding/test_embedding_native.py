@@ -51,6 +51,8 @@ def test_ollama_describes_its_model() -> None:
         httpx.Response(200, json={"version": "1"}),
         httpx.Response(200, json=[]),
         httpx.Response(500, text="boom"),
+        httpx.Response(401, json={"error": "unauthorized"}),
+        httpx.Response(403, text="only /v1 is open"),
     ],
 )
 def test_a_server_without_ollamas_api_describes_nothing(reply: httpx.Response) -> None:
@@ -79,14 +81,14 @@ def test_a_server_that_tells_no_capabilities_is_believed(capabilities: list[str]
     assert native(FakeService(capabilities=capabilities).answer).describe() == Description(16)
 
 
-def test_a_server_that_cannot_be_reached_or_wants_a_log_in_says_so() -> None:
+def test_a_server_that_cannot_be_reached_is_not_taken_for_another_kind() -> None:
     def down(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("[Errno 111] Connection refused")
 
     with pytest.raises(ServiceUnavailable, match="refused"):
         native(down).describe()
-    with pytest.raises(ServiceUnusable, match="token"):
-        native(lambda _: httpx.Response(401, json={"error": "unauthorized"})).describe()
+    with pytest.raises(ServiceUnavailable, match="loading"):
+        native(lambda _: httpx.Response(503, text="loading")).describe()
 
 
 def test_texts_are_sent_whole_or_refused() -> None:
