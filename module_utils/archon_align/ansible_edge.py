@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from .errors import AlignError
+
+# A run that is interrupted ends within two seconds. What a module cannot close by then, the server and the next run do.
+_LEAVING_SECONDS = 1.4
 
 PHASE_OPTIONS: dict[str, dict[str, Any]] = {
     "run_id": {"type": "str", "required": True},
@@ -126,14 +131,36 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     A result with `error` and `msg` (see PhaseOutcome.error) fails too, and takes the rest of the result to the report.
     Every result names its run, by which the callback archon_report files it.
     """
-    # The keeper of a dead playbook tells its modules to end: they leave by the exits, so that all they opened is closed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    received = _leave_when_told()
     run = {name: module.params[name] for name in ("run_id", "artifacts_dir") if module.params.get(name)}
     try:
         result = run | work()
     except AlignError as error:
         partial = {"status": error.status, **getattr(error, "partial_result", {})}
         module.fail_json(**{**run, **partial, "msg": str(error), "error": error.as_dict()})
+    except KeyboardInterrupt:
+        sys.exit(128 + received[0] if received else 1)
     if "error" in result:
         module.fail_json(**result)
     module.exit_json(**result)
+
+
+def _leave_when_told() -> list[int]:
+    """Make SIGINT (Ctrl-C) and SIGTERM (the keeper of a dead playbook) leave by the exits, so that all that was opened is closed.
+
+    The list gets the signal. KeyboardInterrupt is what psycopg answers by cancelling the statement in the server.
+    """
+    received: list[int] = []
+
+    def leave(number: int, _: object) -> None:
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)  # a second one must not cut short what the first has begun
+        received.append(number)
+        last = threading.Timer(_LEAVING_SECONDS, os._exit, (128 + number,))
+        last.daemon = True
+        last.start()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+    return received

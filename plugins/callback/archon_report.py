@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import importlib
 import json
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -23,6 +29,8 @@ description:
     writes C(report.json) and C(report.md) to the run's artifacts folder. Neither C(rescue) nor C(always) runs for an
     unreachable host, so this cannot be left to tasks.
   - Prints a summary of at most 24 lines for each run as the last thing on the screen.
+  - Does the same when the playbook is interrupted (Ctrl-C, SIGTERM), and says how to continue. A second Ctrl-C within the
+    seconds that this takes is ignored.
   - Prints nothing when no run was begun. A run that is killed has no summary; the next run repairs what it left.
 requirements:
   - enable it as C(callbacks_enabled = archon_report) in ansible.cfg
@@ -31,6 +39,8 @@ requirements:
 
 PREFIX = "archon_"
 CORE = Path(__file__).resolve().parents[2] / "module_utils"
+# How long an interrupted playbook may take to end before another signal ends it at once.
+GRACE_SECONDS = 3.0
 
 
 @dataclass
@@ -57,24 +67,71 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         self._runs: dict[str, Known] = {}
         self._run_of_host: dict[str, str] = {}
         self._begun: dict[tuple[str, str], float] = {}
+        self._at_work: dict[tuple[str, str], Any] = {}
+        self._ansibles: Any = None
+        self._interrupted: tuple[int, float] | None = None
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
+        if self._ansibles is None:
+            self._ansibles = signal.getsignal(signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._interrupt)
+            atexit.register(self._leave)
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         self._begun[host.get_name(), task._uuid] = time.monotonic()
+        self._at_work[host.get_name(), task._uuid] = task
 
     def v2_runner_on_ok(self, result: Any) -> None:
+        self._ended(result)
         self._guarded(self._collect, result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        if not ignore_errors:
+        self._ended(result)
+        if not ignore_errors or _is_worker(result):
             self._guarded(self._collect, result, "failed")
 
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        self._ended(result)
+
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        if not result.task.ignore_unreachable:
+        self._ended(result)
+        if not result.task.ignore_unreachable or _is_worker(result):
             self._guarded(self._collect, result, "unreachable")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
         for known in self._runs.values():
             self._guarded(self._tell, known)
+        self._runs = {}
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C or SIGTERM: have Ansible interrupt its workers and end, which for SIGTERM alone it would do without a word."""
+        now = time.monotonic()
+        if self._interrupted is not None:
+            if now - self._interrupted[1] > GRACE_SECONDS:
+                _end_by(number)
+            return
+        self._interrupted = number, now
+        try:
+            self._ansibles(signal.SIGINT, frame)
+        finally:
+            # Ansible has put back the default, by which a second Ctrl-C would leave no report.
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _leave(self) -> None:
+        """The last thing the playbook's process does. Whoever sent it SIGTERM shall see that it ended by that."""
+        if self._interrupted is None:
+            return
+        for known in self._runs.values():
+            self._guarded(self._tell_interrupted, known, *self._interrupted)
+        sys.stdout.flush()
+        # Python would look through all that Ansible has in memory before it ends, which takes a second.
+        gc.freeze()
+        if self._interrupted[0] == signal.SIGTERM:
+            _end_by(signal.SIGTERM)
+
+    def _ended(self, result: Any) -> None:
+        self._at_work.pop((result.host.get_name(), result.task._uuid), None)
 
     def _guarded(self, work: Any, *args: Any) -> None:
         """Reporting must never break a run, so every error here ends as a warning."""
@@ -98,6 +155,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         """The run a result belongs to: the one it names, or its host's."""
         run_id, artifacts = found.get("run_id"), found.get("artifacts_dir")
         if isinstance(run_id, str) and isinstance(artifacts, str):
+            _load_core()
             known = self._runs.setdefault(run_id, Known(run_id, Path(artifacts)))
             known.started_at = known.started_at or str(found.get("started_at") or "")
             self._run_of_host[host] = run_id
@@ -112,11 +170,30 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         phase = action.removeprefix(PREFIX) if action.startswith(PREFIX) else result.task.get_name()
         begun = self._begun.get((result.host.get_name(), result.task._uuid))
         seconds = {"seconds": round(time.monotonic() - begun, 3)} if begun is not None else {}
-        return {"phase": phase, **seconds, **({trouble: True} if trouble else {}), **found}
+        whose = {"worker": result.host.get_name()} if _is_worker(result) else {}
+        return {"phase": phase, **whose, **seconds, **({trouble: True} if trouble else {}), **found}
+
+    def _tell_interrupted(self, known: Known, number: int, at: float) -> None:
+        """The report as far as the run has come; of what was at work, what its counters and ledgers tell."""
+        from archon_align.context import Run
+        from archon_align.report import interrupted
+
+        run = Run(known.run_id, known.artifacts)
+        by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        found = {}
+        for key, task in self._at_work.items():
+            action = str(task.action).rpartition(".")[2]
+            module = action.removeprefix(PREFIX) if action.startswith(PREFIX) else ""
+            # Several workers of one rebuild are told of together.
+            seconds = round(at - self._begun[key], 3)
+            found[module] = interrupted(run, module, task.get_name(), by) | {"seconds": seconds}
+        if not found:
+            found[""] = interrupted(run, "", "(none)", by)
+        known.results.extend(found.values())
+        known.reported = False
+        self._tell(known)
 
     def _tell(self, known: Known) -> None:
-        if str(CORE) not in sys.path:
-            sys.path.append(str(CORE))
         from archon_align import report as reports
         from archon_align.context import Run
         from archon_align.report.files import JSON_NAME
@@ -139,3 +216,21 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         else:
             return
         self._display.display("\n" + reports.summary(report, run.artifacts))
+
+
+def _is_worker(result: Any) -> bool:
+    """Whether it comes from an embedding worker. One that is lost does not end the run, but what it did belongs to the report."""
+    return str(result.task.action).rpartition(".")[2] == f"{PREFIX}embeddings" and bool(result.task.args.get("worker"))
+
+
+def _load_core() -> None:
+    """Every run is told of in the end; an interrupted one has no time to load then what that needs."""
+    if str(CORE) not in sys.path:
+        sys.path.append(str(CORE))
+        importlib.import_module("archon_align.report")
+
+
+def _end_by(number: int) -> None:
+    """End this process by the signal's default."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -2,6 +2,7 @@
 
 from .assemble import build, now, started_at
 from .files import read, snapshot, write
+from .interruption import interrupted
 from .terminal import summary
 
-__all__ = ["build", "now", "read", "snapshot", "started_at", "summary", "write"]
+__all__ = ["build", "interrupted", "now", "read", "snapshot", "started_at", "summary", "write"]

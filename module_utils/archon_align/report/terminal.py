@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import MARKDOWN_NAME
+from .interruption import CODE as INTERRUPTED
 from .wording import (
     amount,
     broken,
@@ -68,9 +69,10 @@ def _failure(report: Mapping[str, Any]) -> list[str]:
     for phase in failures(report)[:1]:
         error = phase["error"]
         undone_too = " and was undone" if phase["status"] == "rolled_back" else ""
-        words = _plain(f"Phase {phase['name']} failed{undone_too}: {error['what']}")
+        cut_short = error["code"] == INTERRUPTED
+        words = _plain(f"Phase {phase['name']}{'' if cut_short else f' failed{undone_too}'}: {error['what']}")
         lines += ["", *textwrap.wrap(words, COLUMNS, max_lines=2, subsequent_indent="  ", placeholder=" …")]
-        for part in ("object", "expected", "found", "remedy"):
+        for part in ("object", "found") if cut_short else ("object", "expected", "found", "remedy"):
             # The remedy and the finding are what a person acts on: they get a second line when they need one.
             lines += _wrapped(part, error.get(part, ""), lines=2)
     finished = [f"{phase['name']} {phase['status']}" for phase in report["phases"] if not phase["error"]]
@@ -81,7 +83,13 @@ def _failure(report: Mapping[str, Any]) -> list[str]:
     if points := report["restore_points"]:
         lines += _wrapped("restore", f"{plural(len(points), 'restore point')}, see the report for how to use", lines=1)
     lines += _block("What proves it", [pair for pair in proofs(report) if pair[0] == "protected"])
-    return [*lines, "", "Next: follow the remedy, then run the same command again."]
+    return [*lines, "", *_next(failures(report)[0]["error"])]
+
+
+def _next(error: Mapping[str, str]) -> list[str]:
+    if error["code"] == INTERRUPTED:
+        return textwrap.wrap(f"Next: {error['remedy']}", COLUMNS)
+    return ["Next: follow the remedy, then run the same command again."]
 
 
 def _criteria(report: Mapping[str, Any]) -> list[str]:
