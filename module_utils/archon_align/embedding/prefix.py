@@ -21,7 +21,7 @@ from ..database.session import Session, open_session
 from ..errors import AlignError
 from ..findings import Finding
 from .kinds import KINDS
-from .stored import Stored, embedded, read
+from .stored import Stored, embedded, knows_sources, read
 from .tables import EmbeddedTable, VectorType, find_table, vector_type
 from .verification import SAME_COSINE, Embed
 
@@ -155,7 +155,8 @@ def _sample(session: Session, tables: Sequence[EmbeddedTable], vector: VectorTyp
     for found in tables:
         if found.missing_columns or found.dimensions not in (None, dimensions):
             continue
-        for row in read(session, found, vector, _near(session, found, vector, dimensions)):
+        ids = _near(session, found, vector, dimensions)
+        for row in read(session, found, vector, ids, sources=knows_sources(session, found)):
             if row.directed:
                 by_source.setdefault((found.kind.table, row.source), []).append(row)
     # Round after round one of each source, each source's own spread over its ids.

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from ..database.session import Session
 from .selection import Selection
-from .stored import TEXTS_PER_REQUEST, Stored, embedded, read, source_of
+from .stored import TEXTS_PER_REQUEST, Stored, embedded, knows_sources, read, source_of
 from .tables import EmbeddedTable, VectorType
 from .verification import SAME_COSINE, Embed
 
@@ -54,19 +54,17 @@ def stale_sources(
 
     Raises ServiceUnavailable, ServiceUnusable or psycopg.Error.
     """
-    source = source_of(session, found)
+    known = knows_sources(session, found)
     groups = session.tuples(
-        sql.SQL(_SAMPLES).format(
-            source=source or sql.SQL("NULL::text"), table=found.table.identifier, vector=found.vector
-        )
+        sql.SQL(_SAMPLES).format(source=source_of(known), table=found.table.identifier, vector=found.vector)
     )
     group_of = {one: number for number, (_, _, *ids) in enumerate(groups) for one in ids}
     sampled, matching = [0] * len(groups), [0] * len(groups)
-    for one, same in _compared(session, found, vector, embed, prefix, list(group_of)):
+    for one, same in _compared(session, found, vector, embed, prefix, list(group_of), sources=known):
         sampled[group_of[one]] += 1
         matching[group_of[one]] += same
     return [
-        StaleSource(name, rows, sampled[number], matching[number], whole=source is None)
+        StaleSource(name, rows, sampled[number], matching[number], whole=not known)
         for number, (name, rows, *_) in enumerate(groups)
         if not sampled[number] or matching[number] < sampled[number]
     ]
@@ -82,11 +80,18 @@ def selection(stale: Sequence[StaleSource]) -> Selection:
 
 
 def _compared(
-    session: Session, found: EmbeddedTable, vector: VectorType, embed: Embed, prefix: str, ids: Sequence[int]
+    session: Session,
+    found: EmbeddedTable,
+    vector: VectorType,
+    embed: Embed,
+    prefix: str,
+    ids: Sequence[int],
+    *,
+    sources: bool,
 ) -> Iterator[tuple[int, bool]]:
     """Each row's id, and whether its vector is what its text gives."""
     for some in batched(ids, TEXTS_PER_REQUEST):
-        rows = read(session, found, vector, some)
+        rows = read(session, found, vector, some, sources=sources)
         yield from ((row.id, False) for row in rows if not row.directed)
         directed: list[Stored] = [row for row in rows if row.directed]
         for row, fresh in zip(directed, embedded(embed, [prefix + row.text for row in directed]), strict=True):

@@ -43,21 +43,25 @@ class Stored:
         return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
-def source_of(session: Session, found: EmbeddedTable) -> sql.Composable | None:
-    """The source of a row (called `page`) as text, or None when the table knows no sources."""
-    if SOURCE not in columns_of(session, found.table):
-        return None
-    return sql.SQL("{}::text").format(sql.Identifier("page", SOURCE))
+def knows_sources(session: Session, found: EmbeddedTable) -> bool:
+    """Whether the table says where a row comes from."""
+    return SOURCE in columns_of(session, found.table)
 
 
-def read(session: Session, found: EmbeddedTable, vector: VectorType, ids: Sequence[int]) -> list[Stored]:
-    """The rows `ids` that have a vector and a text, in the order of `ids`."""
-    source = source_of(session, found)
+def source_of(known: bool) -> sql.Composable:
+    """The source of a row (called `page`) as text; NULL where the table does not know sources."""
+    return sql.SQL("{}::text").format(sql.Identifier("page", SOURCE)) if known else sql.SQL("NULL::text")
+
+
+def read(
+    session: Session, found: EmbeddedTable, vector: VectorType, ids: Sequence[int], *, sources: bool
+) -> list[Stored]:
+    """The rows `ids` that have a vector and a text, in the order of `ids`; `sources`: the table knows them."""
     query = sql.SQL(
         "SELECT page.id, {source} AS source, {columns}, {send}({vector}) AS vector"
         " FROM {table} AS page WHERE page.id = ANY (%s::bigint[]) AND {vector} IS NOT NULL AND NOT {blank}"
     ).format(
-        source=source or sql.SQL("NULL::text"),
+        source=source_of(sources),
         columns=sql.SQL(", ").join(sql.Identifier("page", name) for name in found.kind.columns),
         send=sql.Identifier(vector.schema, "vector_send"),
         vector=found.vector,
