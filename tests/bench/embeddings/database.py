@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +69,8 @@ class Database:
 
 @contextmanager
 def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Database]:
-    """A server below `folder` for as long as the block lasts."""
+    """A server below `folder` for as long as the block lasts, also when the process is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with EmbeddedServer(folder / "server", settings=settings) as server:
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
             admin.execute("CREATE EXTENSION vector")

@@ -10,8 +10,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,11 +70,16 @@ def rebuild(orders: Sequence[Order]) -> list[Result]:
     return results
 
 
-def _process(order: Order) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", __spec__.name if __spec__ else "", json.dumps(asdict(order))],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@contextmanager
+def _process(order: Order) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", __spec__.name if __spec__ else "", json.dumps(asdict(order))]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _peak_mb() -> float:
@@ -97,7 +102,8 @@ def main(order: Order) -> Result:
     context = context_of(order.dsn, Path(order.folder))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        sys.exit("nobody waits for this rebuild any more")
     began, before = time.monotonic(), time.process_time()
     outcome = phase.run(context, options)
     found = outcome.details["embeddings"]

@@ -14,6 +14,7 @@ import heapq
 import itertools
 import json
 import multiprocessing
+import signal
 import socket
 import zlib
 from collections.abc import Iterator
@@ -178,6 +179,8 @@ class _Connection(asyncio.Protocol):
 
 
 def _serve(listeners: list[socket.socket], model: Model, ready: Event) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     async def forever() -> None:
         loop = asyncio.get_running_loop()
         answers = _Answers(model.dimensions)

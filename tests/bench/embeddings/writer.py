@@ -13,7 +13,7 @@ from archon_align.embedding.writer import Embedded, Writer
 from archon_align.rollback.ledger import Ledger
 from psycopg import sql
 
-from .database import Database
+from .database import TABLE, Database
 from .figures import at_least, say
 
 ROWS = 20_000
@@ -21,9 +21,12 @@ PER_COMMIT = 512
 DIMENSIONS = 768
 
 
-def measure(database: Database) -> None:
-    database.fill(ROWS, DIMENSIONS)
-    vectors = np.random.default_rng(2).standard_normal((1024, DIMENSIONS)).astype(np.float32)
+def rate(database: Database, rows: int, index: str = "") -> float:
+    """Rows a second, every row with a vector of its own; `index` names a method by which the column is indexed meanwhile."""
+    database.fill(rows, DIMENSIONS)
+    if index:
+        database.execute(f"CREATE INDEX ON {TABLE} USING {index} (embedding vector_cosine_ops)")
+    vectors = np.random.default_rng(2).standard_normal((rows, DIMENSIONS), dtype=np.float32)
     context = database.context
     with open_session(context, context.prod) as session:
         vector = vector_type(session)
@@ -32,13 +35,18 @@ def measure(database: Database) -> None:
         assert found is not None
         hashes = sql.SQL("SELECT page.id, {} AS text_hash FROM {} AS page ORDER BY id")
         read = session.rows(hashes.format(found.text_hash, found.table.identifier))
-        rows = [Embedded(0, row["id"], row["text_hash"], vectors[n % 1024]) for n, row in enumerate(read)]
+        embedded = [Embedded(0, row["id"], row["text_hash"], vectors[n]) for n, row in enumerate(read)]
         ledger = Ledger(context)
         ledger.begin(session)
         writer = Writer(session, found, vector, ledger, Selection())
         began = time.perf_counter()
-        written = sum(len(writer.write(rows[start : start + PER_COMMIT])) for start in range(0, ROWS, PER_COMMIT))
+        written = sum(len(writer.write(embedded[start : start + PER_COMMIT])) for start in range(0, rows, PER_COMMIT))
         seconds = time.perf_counter() - began
-    if written != ROWS:
-        raise RuntimeError(f"the writer wrote {written} of {ROWS} rows")
-    say(f"writer alone: {ROWS} rows in commits of {PER_COMMIT}, rows/s {at_least(ROWS / seconds, 8000, '.0f')}")
+    if written != rows:
+        raise RuntimeError(f"the writer wrote {written} of {rows} rows")
+    return rows / seconds
+
+
+def measure(database: Database) -> None:
+    found = rate(database, ROWS)
+    say(f"writer alone: {ROWS} rows in commits of {PER_COMMIT}, rows/s {at_least(found, 8000, '.0f')}")
