@@ -1,76 +1,97 @@
-"""The pipeline: a reader's batches → a bounded queue → a few concurrent requests → one writer."""
+"""The pipeline: a reader's batches → the pool's queue → a few concurrent requests per endpoint → one writer."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from queue import Empty, SimpleQueue
+import time
+from collections.abc import Callable
+from queue import Empty
 
-from .failures import ServiceUnavailable
-from .quarantine import Settled
-from .reader import Row
+from .jobs import Settled
+from .pool import Pool
+from .quarantine import Quarantined
+from .reader import Reader
+from .work import BLANK
 
-# One batch waits for each that is in flight: a request slot never idles while rows are read or written.
-_QUEUED_PER_REQUEST = 2
+# How often the one that waits looks at the clock.
+TICK_SECONDS = 0.25
+_SHOW_SECONDS = 1.0
 
 
-def run_pipeline(
-    batches: Iterator[Sequence[Row]],
-    settle: Callable[[Sequence[Row]], Settled],
-    deliver: Callable[[Settled], None],
-    *,
-    in_flight: int,
-    stall_timeout: float,
-    stop: threading.Event,
-) -> None:
-    """Send every batch through `settle` on `in_flight` threads and hand the results to `deliver` in order of arrival.
+class _Read(Exception):
+    """The reader is through, and so is all that it gave."""
 
-    `batches` and `deliver` run on the calling thread, which may therefore use one database session for both.
-    Raises what `settle`, `batches` or `deliver` raise, and ServiceUnavailable after `stall_timeout` seconds without
-    any result. `stop` is set when it ends; threads that still wait for a reply are left to their own timeouts.
+
+class Feeder:
+    """Gives the pool what the reader reads, in a thread: nobody who writes waits for a read, nor a read for a write."""
+
+    def __init__(self, reader: Reader, pool: Pool, show: Callable[[str], None]) -> None:
+        self._reader = reader
+        self._pool = pool
+        self._show = show
+        self._shown = ("", 0.0)
+        self._thread = threading.Thread(target=self._run, name="embedding-reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has let go of its session, `seconds` at most."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            for batch in self._reader.batches():
+                self._show_endpoints()
+                if not batch:
+                    if self._reader.waits_for_others:
+                        self._pool.touch()
+                elif batch[0].blank:
+                    blank = Quarantined(batch[0].table, batch[0].id, BLANK)
+                    self._pool.results.put(Settled(quarantined=[blank], job=False))
+                else:
+                    while not self._pool.put(batch, _SHOW_SECONDS):
+                        if self._pool.stopped:
+                            return
+                        self._show_endpoints()
+                if self._pool.stopped:
+                    return
+            self._pool.results.put(_Read())
+        except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
+            self._pool.results.put(error)
+
+    def _show_endpoints(self) -> None:
+        text, now = self._pool.text(), time.monotonic()
+        if text != self._shown[0] and now - self._shown[1] > _SHOW_SECONDS:
+            self._show(text)
+            self._shown = text, now
+
+
+def run_pipeline(pool: Pool, feeder: Feeder, deliver: Callable[[Settled], None], tick: Callable[[], None]) -> None:
+    """Until the reader is through: hand each result to `deliver`, and call `tick` at least every 0.25 s.
+
+    Both run on the calling thread, and so does what they raise. Raises what the reader or an endpoint raises, and ServiceUnavailable after the pool's
+    stall timeout without any result.
     """
-    work: SimpleQueue[Sequence[Row] | None] = SimpleQueue()
-    done: SimpleQueue[Settled | BaseException] = SimpleQueue()
-
-    def serve() -> None:
-        while (batch := work.get()) is not None and not stop.is_set():
-            try:
-                done.put(settle(batch))
-            except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
-                done.put(error)
-
-    # Daemons: a request that hangs must not keep the process from ending.
-    for number in range(in_flight):
-        threading.Thread(target=serve, name=f"embedding-{number}", daemon=True).start()
-    outstanding = 0
-    exhausted = False
+    feeder.start()
     try:
         while True:
-            while not exhausted and outstanding < in_flight * _QUEUED_PER_REQUEST:
-                batch = next(batches, None)
-                if batch is None:
-                    exhausted = True
-                else:
-                    work.put(batch)
-                    outstanding += 1
-            if not outstanding:
-                return
             try:
-                result = done.get(timeout=stall_timeout)
+                result = pool.results.get(timeout=TICK_SECONDS)
             except Empty:
-                raise ServiceUnavailable(
-                    "The rebuild makes no progress.",
-                    object_name="embedding service",
-                    expected=f"a finished batch within {stall_timeout:g} s",
-                    found="none",
-                    remedy="Check the load of the embedding service, then run again.",
-                    code="embedding_stalled",
-                ) from None
-            outstanding -= 1
+                tick()
+                pool.require_movement()
+                continue
+            if isinstance(result, _Read):
+                return
             if isinstance(result, BaseException):
                 raise result
             deliver(result)
+            if result.job:
+                pool.settled()
+            tick()
+    except BaseException:
+        pool.stop()
+        raise
     finally:
-        stop.set()
-        for _ in range(in_flight):
-            work.put(None)
+        feeder.join(TICK_SECONDS)

@@ -14,6 +14,7 @@ from ..database.target import Table
 from ..errors import AlignError
 from ..schema.vectors import marker
 from .kinds import COLUMN, Kind
+from .packing import register_packed
 
 _VECTOR = """
 SELECT n.nspname AS schema, t.oid::bigint AS oid, t.typarray::bigint AS array_oid, e.extversion AS version
@@ -48,8 +49,9 @@ class VectorType:
         return sql.SQL("OPERATOR({}.<=>)").format(sql.Identifier(self.schema))
 
     def register(self, session: Session) -> None:
-        """Let `session` send numpy vectors in pgvector's binary form."""
+        """Let `session` send numpy vectors in pgvector's binary form, and many of them at once as PackedVectors."""
         register_vector_info(session.connection, TypeInfo("vector", self.oid, self.array_oid))
+        register_packed(session.connection, self.oid, self.array_oid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,21 +18,27 @@ from ..database.session import Session
 from ..database.tries import pause
 from ..errors import LockTimeout
 from ..rollback.ledger import Ledger
-from ..rollback.vectors import payload
+from .packing import PackedVectors
+from .recording import record
+from .selection import Selection
 from .tables import EmbeddedTable, VectorType, server_words
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One row's new vector, with the hash of the text it was made from."""
+    """One row's new vector, with the hash of the text it was made from; `endpoint` is the number of the one that made it."""
 
+    table: int
     id: int
     text_hash: int
     vector: NDArray[np.float32]
+    endpoint: int = 1
 
 
-def update_statement(found: EmbeddedTable, vector: VectorType, placeholders: Sequence[str]) -> sql.Composable:
-    """The set-based UPDATE; `placeholders` stand for the arrays of ids, hashes and vectors.
+def update_statement(
+    found: EmbeddedTable, vector: VectorType, selection: Selection, placeholders: Sequence[str]
+) -> sql.Composable:
+    """The set-based UPDATE, which returns the ids; `placeholders` stand for the arrays of ids, hashes and vectors.
 
     It takes ROW EXCLUSIVE only.
     """
@@ -41,11 +47,11 @@ def update_statement(found: EmbeddedTable, vector: VectorType, placeholders: Seq
         "UPDATE {table} AS page SET {column} = fresh.embedding FROM ROWS FROM ("
         "pg_catalog.unnest({ids}::bigint[]), pg_catalog.unnest({hashes}::bigint[]), pg_catalog.unnest({vectors}::{array})"
         ") AS fresh(id, text_hash, embedding)"
-        " WHERE page.id = fresh.id AND {vector} IS NULL AND {text_hash} = fresh.text_hash"
+        " WHERE page.id = fresh.id AND {replaces} AND {text_hash} = fresh.text_hash RETURNING page.id"
     ).format(
         table=found.table.identifier,
         column=sql.Identifier(found.column),
-        vector=found.vector,
+        replaces=selection.replaces(found, vector),
         ids=ids,
         hashes=hashes,
         vectors=vectors,
@@ -57,23 +63,28 @@ def update_statement(found: EmbeddedTable, vector: VectorType, placeholders: Seq
 class Writer:
     """Writes vectors of one table on one session that has pgvector registered."""
 
-    def __init__(self, session: Session, found: EmbeddedTable, vector: VectorType, ledger: Ledger) -> None:
+    def __init__(
+        self, session: Session, found: EmbeddedTable, vector: VectorType, ledger: Ledger, selection: Selection
+    ) -> None:
         self._session = session
         self._found = found
+        self._vector = vector
         self._ledger = ledger
-        self._update = update_statement(found, vector, ("%b", "%b", "%b"))
+        self._selection = selection
+        self._update = update_statement(found, vector, selection, ("%b", "%b", "%b"))
 
-    def write(self, rows: Sequence[Embedded]) -> int:
-        """Store `rows` in one short transaction; how many still wanted their vector.
+    def write(self, rows: Sequence[Embedded]) -> set[int]:
+        """Store `rows` in one short transaction; the ids of those that still wanted their vector.
 
         Raises LockLost, LockTimeout, AlignError when the restore point cannot be written, or psycopg.Error.
         """
-        arrays = ([row.id for row in rows], [row.text_hash for row in rows], [row.vector for row in rows])
+        ids, hashes = [row.id for row in rows], [row.text_hash for row in rows]
+        vectors = [row.vector for row in rows]
         attempts = self._session.context.lock_attempts
         for attempt in range(1, attempts + 1):
             require_own_lock(self._session)
             try:
-                return self._transact(arrays)
+                return self._transact(ids, hashes, vectors)
             except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
                 # Somebody edits one of these rows; all our locks are gone now, so they can finish.
                 if attempt == attempts:
@@ -88,12 +99,12 @@ class Writer:
                 pause()
         raise AssertionError("unreachable: the last attempt either returned or raised")
 
-    def _transact(self, arrays: tuple[list[int], list[int], list[NDArray[np.float32]]]) -> int:
+    def _transact(self, ids: list[int], hashes: list[int], vectors: list[NDArray[np.float32]]) -> set[int]:
         with self._session.transaction("BEGIN ISOLATION LEVEL READ COMMITTED"):
             # Before any row is locked: others do not wait for this disk.
-            xid = self._ledger.record(
-                self._session, "vectors", payload(self._found.table, self._found.column, arrays[0])
+            xid = record(
+                self._session, self._ledger, self._found, self._vector, self._selection, (ids, hashes, vectors)
             )
-            written = self._session.execute(self._update, arrays)
+            written = {row["id"] for row in self._session.rows(self._update, (ids, hashes, PackedVectors(vectors)))}
         self._ledger.committed(self._session, xid)
         return written

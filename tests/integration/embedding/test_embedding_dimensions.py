@@ -51,7 +51,7 @@ class World:
         return phase.run(self.context(check=check, phase="embeddings"), self.options(**fields))
 
     def search(self, *, check: bool = False, **fields: Any) -> PhaseOutcome:
-        options = search_phase.Options(self.options().endpoint, **{"min_recall": 0.0, "pauses": (0.02,), **fields})
+        options = search_phase.Options(self.options().endpoints[0], **{"min_recall": 0.0, "pauses": (0.02,), **fields})
         return search_phase.run(self.context(check=check, phase="embeddings"), options)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
@@ -190,7 +190,7 @@ if where == "half-way":
     writer.Writer.write = write_and_die
 else:
     setattr(swap, where, die)
-phase.run(context, phase.Options(endpoint, batch_texts=8, rows_per_commit=8))
+phase.run(context, phase.Options((endpoint,), batch_texts=8, rows_per_commit=8))
 search_phase.run(context, search_phase.Options(endpoint, min_recall=0.0))
 """
 

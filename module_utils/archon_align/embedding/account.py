@@ -1,0 +1,152 @@
+"""What becomes of each table's rows in a rebuild, and what a person should know of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from ..context import Context
+from ..errors import AlignError
+from ..findings import Finding
+from .horizon import Horizon
+from .quarantine import Quarantined
+from .selection import Selection
+from .work import BLANK, Work
+from .writer import Embedded
+
+QUARANTINE_FILE = "quarantine.jsonl"
+# Nobody reads more findings of one kind than this; the file has all.
+_NAMED = 100
+
+
+@dataclass(slots=True)
+class TableAccount:
+    """One table: its work, which of its rows are wanted, and what has become of them so far."""
+
+    work: Work
+    selection: Selection = field(default_factory=Selection)
+    stale: int = 0  # rows that have a vector, of another model
+    rebuilt: int = 0
+    quarantined: list[Quarantined] = field(default_factory=list)
+    truncated: dict[int, str] = field(default_factory=dict)
+    samples: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))  # ids by endpoint
+    written_by: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    missing_after: int | None = None
+    horizon: Horizon | None = None
+    foreseen: int = 0  # what a run would quarantine, in check mode
+
+    @property
+    def name(self) -> str:
+        return str(self.work.found.table)
+
+    def as_dict(self) -> dict[str, int]:
+        after = self.work.missing - self.rebuilt if self.missing_after is None else self.missing_after
+        stale = {"stale": self.stale} if self.selection.replaces_any else {}
+        return {
+            "missing_before": self.work.missing,
+            "missing_after": max(0, after),
+            "rebuilt": self.rebuilt,
+            "quarantined": len(self.quarantined) or self.foreseen,
+            "truncated": len(self.truncated),
+            **stale,
+        }
+
+    def wrote(self, rows: Sequence[Embedded], size: int) -> None:
+        """These rows have their vector now; of each endpoint's up to `size` ids are kept, spread over all of them."""
+        self.rebuilt += len(rows)
+        for row in rows:
+            self.written_by[row.endpoint] += 1
+            kept, place = self.samples[row.endpoint], random.randrange(self.written_by[row.endpoint])  # noqa: S311
+            if len(kept) < size:
+                kept.append(row.id)
+            elif place < size:
+                kept[place] = row.id
+
+
+class Quarantine:
+    """Rows that are set aside: in the artifact quarantine.jsonl one by one, and among the findings."""
+
+    def __init__(self, context: Context, most: int) -> None:
+        self._context = context
+        self._most = most
+        self.count = 0
+
+    def set_aside(self, table: TableAccount, row: Quarantined) -> None:
+        """Note a row that stays without embedding; raises AlignError above the threshold, or when it cannot be noted."""
+        table.quarantined.append(row)
+        self.count += 1
+        self._write(table, row)
+        if self.count > self._most:
+            raise AlignError(
+                "Too many rows cannot be embedded.",
+                object_name=table.name,
+                expected=f"at most {self._most} quarantined rows (archon_embeddings_max_quarantined)",
+                found=f"{self.count}, the last because of: {row.reason}",
+                remedy=f"See {QUARANTINE_FILE} and the findings for the rows; correct the cause or raise the threshold. What was written stays.",
+                code="embedding_too_many_quarantined",
+            )
+
+    def _write(self, table: TableAccount, row: Quarantined) -> None:
+        line = {
+            "table": table.name,
+            "id": row.id,
+            "reason": row.reason,
+            "attempts": row.attempts,
+            "column": table.work.found.column,
+        }
+        path = self._context.run.artifacts / QUARANTINE_FILE
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(descriptor, orjson.dumps(line) + b"\n")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise AlignError(
+                "A quarantined row could not be noted.",
+                object_name=str(path),
+                expected="a writable artifacts folder with room",
+                found=error.strerror or str(error),
+                remedy="Free space there or set archon_artifacts_root to another folder, and run again.",
+                code="artifacts_not_writable",
+            ) from error
+
+
+def row_findings(tables: Sequence[TableAccount]) -> Iterator[Finding]:
+    """Rows that were set aside and texts that were cut, one by one as far as anybody would read it."""
+    for table in tables:
+        for row in table.quarantined[:_NAMED]:
+            blank = row.reason == BLANK
+            tried = f" ({row.attempts} attempts)" if row.attempts else ""
+            yield Finding(
+                "embedding_quarantined",
+                "warning",
+                f"{table.name} id {row.id}",
+                f"The row stays without embedding: {row.reason}{tried}.",
+                "Delete the row or re-upload its document."
+                if blank
+                else "Look at the row's text and the service's log; the next run tries it again.",
+            )
+        yield from _more(table, "embedding_quarantined", len(table.quarantined), f"rows are in {QUARANTINE_FILE}")
+        for one, note in list(table.truncated.items())[:_NAMED]:
+            yield Finding(
+                "embedding_truncated",
+                "info",
+                f"{table.name} id {one}",
+                f"The text is longer than the model can read: {note}.",
+                "Nothing to do, or split the page; archon_embeddings_overlong: quarantine leaves such rows without embedding.",
+            )
+        yield from _more(
+            table, "embedding_truncated", len(table.truncated), "texts were longer than the model can read"
+        )
+
+
+def _more(table: TableAccount, code: str, count: int, what: str) -> Iterator[Finding]:
+    if count > _NAMED:
+        remedy = "See the first of them above for what to do."
+        yield Finding(code, "warning", table.name, f"{count - _NAMED} more {what}.", remedy)

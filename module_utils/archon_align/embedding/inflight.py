@@ -1,0 +1,52 @@
+"""How many requests an endpoint is given at a time: as many as it serves in parallel, and some that wait."""
+
+from __future__ import annotations
+
+import statistics
+
+# An answer that took this much longer than the fastest one for the same work has waited in the endpoint's queue.
+_QUEUED = 1.25
+
+
+class InFlight:
+    """The limit of requests in flight at one endpoint, found from how long its answers take.
+
+    The limit doubles as long as answers take no longer beside others than alone: then the endpoint serves them in parallel.
+    Once they queue, the parallel slots follow from by how much (Little's law), and half as many again, at least one, may wait
+    so that no slot idles. An endpoint with one slot, such as Ollama's by default, is given two.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.limit = 1
+        self._most = most
+        self._alone = 0.0  # seconds per unit of work, of the fastest answer so far
+        self._round: list[float] = []
+        self._settled = False
+
+    def answered(self, work: int, seconds: float, limit: int) -> None:
+        """An answer to `work` characters came after `seconds`; `limit` was in force when it was asked for."""
+        cost = seconds / max(1, work)
+        self._alone = min(self._alone or cost, cost)
+        if limit != self.limit:
+            return  # it waited among fewer or more than there are now
+        self._round.append(cost)
+        if len(self._round) < self.limit:
+            return
+        queued = statistics.median(self._round) / self._alone
+        if self.limit == 1 or queued < _QUEUED:
+            self._set(self.limit + 1 if self._settled else self.limit * 2)
+        elif not self._settled:
+            self._settled = True
+            slots = max(1, round(self.limit / queued))
+            self._set(min(self.limit, slots + max(1, slots // 2)))
+        else:
+            self._round.clear()
+
+    def overloaded(self) -> None:
+        """The endpoint could not take what it was given."""
+        self._settled = True
+        self._set(self.limit // 2)
+
+    def _set(self, limit: int) -> None:
+        self.limit = max(1, min(limit, self._most))
+        self._round.clear()

@@ -1,0 +1,310 @@
+"""The rebuild of missing embeddings, in place: what is read, embedded, written and proved, on one machine."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ..backup.space import DISK_FULL, Watch
+from ..database.failures import server_error
+from ..database.session import Session, open_session
+from ..errors import AlignError, LockTimeout, Resumable
+from ..findings import Finding
+from ..outcome import PhaseOutcome, Status
+from ..plan import Statement
+from ..rollback.ledger import NOT_WRITTEN, Ledger
+from .account import Quarantine, TableAccount, row_findings
+from .client import EmbeddingClient
+from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
+from .horizon import Horizon, snapshot_now
+from .jobs import Settled
+from .lane import Manner
+from .options import Options
+from .pipeline import Feeder, run_pipeline
+from .pool import Pool
+from .progress import Counters
+from .ranges import watch_connection
+from .reader import Limits, Reader
+from .tables import EmbeddedTable, VectorType
+from .verification import SAME_COSINE, worst_cosine
+from .work import survey
+from .writer import Embedded, Writer, update_statement
+
+_FLUSH_SECONDS = 0.5
+_SHOW_SECONDS = 1.0
+
+
+class Rebuild:
+    """One rebuild on one session; `run` once."""
+
+    def __init__(self, session: Session, options: Options, ledger: Ledger) -> None:
+        self.session = session
+        self.context = session.context
+        self.options = options
+        self.ledger = ledger
+        self.watch = Watch({self.context.run.artifacts: "the restore point"}, options.min_free_mb)
+        self.started = time.monotonic()
+        self.findings: list[Finding] = []
+        self.statements: list[Statement] = []
+        self.tables: list[TableAccount] = []
+        self.quarantine = Quarantine(self.context, options.max_quarantined)
+        self.counters = Counters(0)
+        self.pool: Pool | None = None
+
+    def run(self) -> PhaseOutcome:
+        """Raises AlignError when it fails before anything was written, or psycopg.Error."""
+        begun = snapshot_now(self.session)
+        vector, works, findings = survey(self.session, self.options.endpoints[0].dimensions, beside=True)
+        self.findings += findings
+        self.tables = [TableAccount(work) for work in works]
+        self.statements = [_shape(table, vector) for table in self.tables if table.work.missing]
+        if self.context.check or not any(work.missing for work in works):
+            for table in self.tables:
+                table.missing_after = table.work.missing
+                table.horizon = Horizon.of(self.session, table.work.found.table, begun)
+                table.foreseen = table.work.blank
+            embeddable = sum(work.missing - work.blank for work in works)
+            return self._outcome("drift" if embeddable else "aligned")
+        assert vector is not None  # survey raises without it outside check mode
+        vector.register(self.session)
+        self.ledger.begin(self.session)
+        manner = Manner(self.options.overlong, self.options.pull, self.options.max_in_flight)
+        clients = [EmbeddingClient(endpoint) for endpoint in self.options.endpoints]
+        self.pool = Pool(clients, manner, stall_timeout=self.options.stall_timeout)
+        try:
+            self._rebuild(self.pool, vector)
+        except psycopg.Error as error:
+            return self._stopped(server_error(self.context.prod, error, doing="rebuilding embeddings"))
+        except (ServiceUnavailable, ServiceUnusable, RequestRejected, LockTimeout) as error:
+            return self._stopped(error)
+        except AlignError as error:
+            # What is there is good, and so would be what comes.
+            return self._stopped(error) if error.code in (NOT_WRITTEN, DISK_FULL) else self._outcome("failed", error)
+        finally:
+            self.pool.close()
+        return self._outcome("changed" if self.rebuilt else "aligned")
+
+    @property
+    def rebuilt(self) -> int:
+        return sum(table.rebuilt for table in self.tables)
+
+    def _rebuild(self, pool: Pool, vector: VectorType) -> None:
+        self.counters = Counters(sum(table.work.missing + table.stale for table in self.tables))
+        pool.prefix = self.options.prefix
+        for table in self.tables:
+            table.horizon = Horizon.of(self.session, table.work.found.table)
+        watch_connection(self.session)
+        with open_session(self.context, self.context.prod) as reading:
+            watch_connection(reading)
+            limits = Limits(self.options.batch_texts, self.options.batch_characters)
+            reader = Reader(
+                reading,
+                [table.work.found for table in self.tables],
+                [table.selection for table in self.tables],
+                limits,
+            )
+            delivery = _Delivery(self, reader, vector, pool)
+            run_pipeline(pool, Feeder(reader, pool, reading.progress), delivery.take, delivery.tick)
+        self.session.progress(self.counters.text())
+        for table in self.tables:
+            table.missing_after = self._count(table.work.found)
+            left = table.missing_after - len(table.quarantined)
+            if left > 0:
+                self.findings.append(
+                    Finding(
+                        "embedding_rows_moving",
+                        "warning",
+                        table.name,
+                        f"{left} rows were added or edited while the rebuild ran and have no embedding yet",
+                        "Run the embeddings phase again.",
+                    )
+                )
+            self._verify(table, vector, pool)
+        self._require_same_models(pool)
+
+    def _verify(self, table: TableAccount, vector: VectorType, pool: Pool) -> None:
+        sample = [one for ids in table.samples.values() for one in ids]
+        if not sample:
+            return
+        worst = worst_cosine(self.session, table.work.found, vector, pool.ask, pool.prefix, sample)
+        if worst is not None and worst[1] < SAME_COSINE:
+            raise AlignError(
+                "A rebuilt vector does not belong to its row.",
+                object_name=f"{table.name} id {worst[0]}",
+                expected=f"cosine of at least {SAME_COSINE} with its text embedded once more",
+                found=f"cosine {worst[1]:.4f}",
+                remedy="Do not trust this run's vectors: check the service, set them to NULL and run again.",
+                code="embedding_sample_mismatch",
+            )
+
+    def _require_same_models(self, pool: Pool) -> None:
+        for lane, now in pool.identities():
+            if lane.identity.digest and now.digest and now.digest != lane.identity.digest:
+                raise AlignError(
+                    "The embedding model changed while the rebuild ran.",
+                    object_name=f"model {lane.endpoint.model} at {lane.endpoint.base_url}",
+                    expected=f"digest {lane.identity.digest}",
+                    found=f"digest {now.digest}",
+                    remedy="Vectors of two models do not compare: set this run's embeddings to NULL and run again.",
+                    code="embedding_model_changed",
+                )
+
+    def _count(self, found: EmbeddedTable) -> int:
+        query = sql.SQL("SELECT count(*) FROM {} AS page WHERE {} IS NULL").format(found.table.identifier, found.vector)
+        return int(self.session.value(query))
+
+    def _outcome(self, status: Status, error: AlignError | None = None) -> PhaseOutcome:
+        seconds = time.monotonic() - self.started
+        tables = {table.name: table.as_dict() for table in self.tables}
+        totals = {
+            key: sum(table[key] for table in tables.values())
+            for key in ("missing_before", "missing_after", "rebuilt", "quarantined", "truncated")
+        }
+        # Check mode shows what a run would leave.
+        after = {
+            table.name: table.work.blank if status == "drift" else tables[table.name]["missing_after"]
+            for table in self.tables
+        }
+        return PhaseOutcome(
+            phase="embeddings",
+            status=status,
+            seconds=seconds,
+            changed=bool(self.rebuilt) or status == "drift",
+            statements=self.statements,
+            findings=[*self.findings, *row_findings(self.tables), *self._endpoint_findings()],
+            error=error,
+            diff=[
+                {
+                    "before_header": name,
+                    "after_header": name,
+                    "before": f"{table['missing_before']} rows without embedding\n",
+                    "after": f"{after[name]} rows without embedding\n",
+                }
+                for name, table in tables.items()
+                if table["missing_before"] != after[name]
+            ],
+            details={
+                "embeddings": {
+                    **totals,
+                    "rows_per_second": round(self.rebuilt / seconds, 1) if seconds else 0.0,
+                    "tables": tables,
+                    "horizon": self._horizons() if status in ("aligned", "changed") else {},
+                    **self._service(),
+                }
+            },
+        )
+
+    def _service(self) -> dict[str, Any]:
+        """What embedded: the model, what it says of itself, and each endpoint's part."""
+        lanes = self.pool.lanes if self.pool is not None else []
+        introduced = [lane.identity for lane in lanes if lane.introduced]
+        return {
+            "model": self.options.endpoints[0].model,
+            "digest": introduced[0].digest if introduced else "",
+            "version": introduced[0].version if introduced else "",
+            "prefix": self.pool.prefix if self.pool is not None else self.options.prefix,
+            "endpoints": [lane.as_dict() for lane in lanes],
+        }
+
+    def _endpoint_findings(self) -> list[Finding]:
+        findings = []
+        for lane in self.pool.lanes if self.pool is not None else []:
+            findings += lane.findings
+            if lane.off is not None:
+                message = f"It took no further part: expected {lane.off.expected}, found {lane.off.found}."
+                findings.append(
+                    Finding("embedding_endpoint_off", "warning", lane.endpoint.base_url, message, lane.off.remedy)
+                )
+            elif lane.outages:
+                message = f"It failed {lane.outages} times and was left alone for a while each time; others went on."
+                findings.append(
+                    Finding(
+                        "embedding_endpoint_outages",
+                        "info",
+                        lane.endpoint.base_url,
+                        message,
+                        "See the service's log if that is not expected.",
+                    )
+                )
+        return findings
+
+    def _horizons(self) -> dict[str, dict[str, Any]]:
+        return {table.name: table.horizon.as_dict() for table in self.tables if table.horizon is not None}
+
+    def _stopped(self, cause: AlignError) -> PhaseOutcome:
+        stopped = Resumable(
+            f"The rebuild of embeddings stopped. {cause.what}",
+            object_name=cause.object_name,
+            expected=cause.expected,
+            found=cause.found,
+            remedy=f"{cause.remedy} The {self.rebuilt} embeddings written in this run are kept; the next run continues.",
+            code=cause.code,
+        )
+        return self._outcome("resumable", stopped)
+
+
+class _Delivery:
+    """The writing end: gathers what was embedded, stores it a few hundred rows at a time, and tells the reader."""
+
+    def __init__(self, rebuild: Rebuild, reader: Reader, vector: VectorType, pool: Pool) -> None:
+        self._rebuild = rebuild
+        self._reader = reader
+        self._pool = pool
+        self._writers = [
+            Writer(rebuild.session, table.work.found, vector, rebuild.ledger, table.selection)
+            for table in rebuild.tables
+        ]
+        self._buffer: list[Embedded] = []
+        self._flushed = self._shown = 0.0
+
+    def take(self, settled: Settled) -> None:
+        """What became of a batch. Raises AlignError or psycopg.Error."""
+        tables = self._rebuild.tables
+        for (number, one), note in settled.truncated.items():
+            tables[number].truncated[one] = note
+        self._buffer.extend(settled.embedded)
+        if len(self._buffer) >= self._rebuild.options.rows_per_commit:
+            self._flush()
+        for row in settled.quarantined:
+            self._rebuild.quarantine.set_aside(tables[row.table], row)
+            self._rebuild.counters.add(quarantined=1)
+            self._reader.set_aside(row.table, row.id)
+
+    def tick(self) -> None:
+        """Store what waits too long, and show how far it is. Raises AlignError or psycopg.Error."""
+        now = time.monotonic()
+        if self._buffer and (self._pool.idle or now - self._flushed > _FLUSH_SECONDS):
+            self._flush()
+        if now - self._shown > _SHOW_SECONDS:
+            self._rebuild.session.progress(self._rebuild.counters.text())
+            self._shown = now
+
+    def _flush(self) -> None:
+        self._rebuild.watch.check()
+        by_table: dict[int, list[Embedded]] = defaultdict(list)
+        for row in self._buffer:
+            by_table[row.table].append(row)
+        self._buffer = []
+        for number, rows in by_table.items():
+            written = self._writers[number].write(rows)
+            self._rebuild.tables[number].wrote([row for row in rows if row.id in written], self._rebuild.options.sample)
+            self._rebuild.counters.add(done=len(written))
+            ids = [row.id for row in rows]
+            self._reader.written(number, ids, {one for one in ids if one not in written})
+        self._flushed = time.monotonic()
+
+
+def _shape(table: TableAccount, vector: VectorType | None) -> Statement:
+    """The statement's shape with the number of rows; its arrays are known only when the service has answered."""
+    work = table.work
+    shown = vector or VectorType("public", 0, 0, "")
+    count = work.missing - work.blank
+    return Statement(
+        update_statement(work.found, shown, table.selection, ("$1", "$2", "$3")).as_string(None),
+        table.name,
+        f"embed {count} rows {'beside their old vectors' if work.found.beside else 'in place'} ($1 ids, $2 hashes of the texts read, $3 vectors)",
+    )

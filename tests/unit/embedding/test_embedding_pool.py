@@ -1,0 +1,283 @@
+"""Who is blamed for a refused batch, and how work flows to endpoints that are fast, slow, dead or mistaken."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from archon_align.embedding.breaker import Breaker
+from archon_align.embedding.client import EmbeddingClient
+from archon_align.embedding.endpoint import Endpoint
+from archon_align.embedding.failures import RequestRejected, ServiceUnavailable, ServiceUnusable
+from archon_align.embedding.jobs import Settled
+from archon_align.embedding.lane import Manner
+from archon_align.embedding.pool import Pool
+from archon_align.embedding.quarantine import CANARY
+from archon_align.embedding.reader import Row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+DIMENSIONS = 8
+MANNER = Manner("truncate", pull=False, most=8)
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archon_align.embedding.breaker.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("archon_align.embedding.breaker.LONGEST_PAUSE", 0.05)
+
+
+def rows(numbers: Sequence[int]) -> list[Row]:
+    return [Row(0, number, f"text {number}", 0, blank=False) for number in numbers]
+
+
+def vector(text: str, model: int = 0) -> list[float]:
+    found = np.random.default_rng([model, *text.encode()]).standard_normal(DIMENSIONS)
+    return [float(value) for value in found / np.linalg.norm(found)]
+
+
+class Service:
+    """An endpoint. `answer` may refuse a request by its texts: with a status, or with an exception of httpx."""
+
+    def __init__(
+        self,
+        answer: Callable[[list[str], int], int | Exception] = lambda _texts, _number: 200,
+        *,
+        seconds: float = 0.0,
+        model: int = 0,
+    ) -> None:
+        self.answer = answer
+        self.seconds = seconds
+        self.model = model
+        self.requests: list[list[str]] = []
+        self.most = self._now = 0
+        self._guard = threading.Lock()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/embeddings"):
+            return httpx.Response(404)
+        texts = orjson.loads(request.content)["input"]
+        with self._guard:
+            self.requests.append(texts)
+            number = len(self.requests)
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self.seconds)
+        found = self.answer(texts, number)
+        with self._guard:
+            self._now -= 1
+        if isinstance(found, Exception):
+            raise found
+        if found != 200:
+            return httpx.Response(found, json={"error": "EOF"})
+        data = [{"index": n, "embedding": vector(text, self.model)} for n, text in enumerate(texts)]
+        return httpx.Response(200, json={"data": data})
+
+    @property
+    def texts(self) -> int:
+        """Texts of rows that it was given."""
+        return sum(text.startswith("text ") for texts in self.requests for text in texts)
+
+
+def pool_of(*services: Service, stall: float = 5.0) -> Pool:
+    clients = [
+        EmbeddingClient(Endpoint(f"http://127.0.0.1:{number}", "m", DIMENSIONS), transport=httpx.MockTransport(service))
+        for number, service in enumerate(services, 1)
+    ]
+    return Pool(clients, MANNER, stall_timeout=stall)
+
+
+def drain(pool: Pool, batches: Sequence[Sequence[Row]]) -> Settled:
+    """Give the pool `batches` and gather what becomes of them; raises what ends the work."""
+    given_away = threading.Event()
+
+    def feed() -> None:
+        for batch in batches:
+            while not pool.put(batch, 0.1):
+                if pool.stopped:
+                    return
+        given_away.set()
+
+    threading.Thread(target=feed, daemon=True).start()
+    embedded, quarantined = [], []
+    try:
+        while not (given_away.is_set() and pool.idle):
+            try:
+                result = pool.results.get(timeout=0.02)
+            except Empty:
+                pool.require_movement()
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            embedded += result.embedded
+            quarantined += result.quarantined
+            pool.settled()
+    finally:
+        pool.close()
+    return Settled(sorted(embedded, key=lambda row: row.id), sorted(quarantined, key=lambda row: row.id))
+
+
+def refusing(bad: set[str], status: int = 400) -> Callable[[list[str], int], int]:
+    return lambda texts, _number: status if bad & set(texts) else 200
+
+
+@settings(max_examples=25)
+@given(st.sets(st.integers(0, 15)), st.integers(1, 16))
+def test_exactly_the_bad_rows_are_quarantined(bad: set[int], count: int) -> None:
+    pool = pool_of(Service(refusing({f"text {number}" for number in bad})))
+    settled = drain(pool, [rows(range(count))])
+    assert [row.id for row in settled.quarantined] == [n for n in range(count) if n in bad]
+    assert [row.id for row in settled.embedded] == [n for n in range(count) if n not in bad]
+    assert all(np.allclose(row.vector, vector(f"text {row.id}"), atol=1e-6) for row in settled.embedded)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_one_bad_row_in_a_batch_costs_few_requests(status: int) -> None:
+    service = Service(refusing({"text 37"}, status))
+    settled = drain(pool_of(service), [rows(range(64))])
+    assert len(settled.embedded) == 63
+    assert f"HTTP {status}: EOF" in settled.quarantined[0].reason
+    assert settled.quarantined[0].attempts > 3
+    assert len(service.requests) <= 40
+
+
+def test_refusals_by_chance_condemn_nobody() -> None:
+    service = Service(lambda texts, number: 500 if number % 7 == 0 and len(texts) > 1 else 200)
+    settled = drain(pool_of(service), [rows(range(n, n + 8)) for n in range(0, 160, 8)])
+    assert (len(settled.embedded), len(settled.quarantined)) == (160, 0)
+
+
+def test_a_batch_that_fails_once_is_simply_tried_again() -> None:
+    service = Service(lambda _texts, number: 503 if number <= 2 else 200)
+    assert len(drain(pool_of(service), [rows(range(3))]).embedded) == 3
+
+
+def test_a_service_that_refuses_everything_charges_no_row() -> None:
+    service = Service(lambda _texts, number: 400 if number > 4 else 200)  # once it is introduced
+    with pytest.raises(ServiceUnavailable, match="refuses everything"):
+        drain(pool_of(service, stall=0.4), [rows(range(64))])
+    assert [CANARY] in service.requests
+
+
+def test_a_text_that_brings_the_service_down_each_time_is_found() -> None:
+    def crash(texts: list[str], _number: int) -> int | Exception:
+        return httpx.ReadError("connection reset") if "text 5" in texts else 200
+
+    settled = drain(pool_of(Service(crash)), [rows(range(8)), rows(range(8, 16))])
+    assert [row.id for row in settled.quarantined] == [5]
+    assert "connection reset" in settled.quarantined[0].reason
+    assert len(settled.embedded) == 15
+
+
+def test_an_unavailable_service_is_given_up_after_the_stall_timeout() -> None:
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="HTTP 503"):
+        drain(pool_of(Service(lambda *_: 503), stall=0.3), [rows(range(3))])
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_a_service_that_hangs_is_given_up_by_the_watchdog() -> None:
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="no progress"):
+        drain(pool_of(Service(seconds=10), stall=0.3), [rows(range(3))])
+    assert time.monotonic() - began < 5
+
+
+def test_endpoints_share_the_work_by_their_speed() -> None:
+    slow, fast = Service(seconds=0.12), Service(seconds=0.03)
+    settled = drain(pool_of(slow, fast), [rows([n, n + 1]) for n in range(0, 240, 2)])
+    assert len(settled.embedded) == 240
+    assert slow.texts + fast.texts == 240, "nobody is embedded twice"
+    assert 2 * slow.texts < fast.texts
+    assert slow.texts > 0
+
+
+def test_a_dead_endpoint_is_left_alone_and_the_others_carry_on() -> None:
+    dead = Service(lambda *_: httpx.ConnectError("refused"))
+    pool = pool_of(dead, Service(seconds=0.005))
+    assert len(drain(pool, [rows([n]) for n in range(60)]).embedded) == 60
+    assert pool.lanes[0].state == "paused"
+    assert len(dead.requests) < 30
+
+
+def test_an_endpoint_that_comes_back_takes_part_again() -> None:
+    back = Service(lambda _texts, number: httpx.ConnectError("refused") if number <= 3 else 200, seconds=0.01)
+    pool = pool_of(back, Service(seconds=0.03))
+    assert len(drain(pool, [rows([n]) for n in range(80)]).embedded) == 80
+    assert back.texts > 10
+    assert (pool.lanes[0].state, pool.lanes[0].outages) == ("ok", 3)
+
+
+def test_an_endpoint_with_another_model_takes_no_part() -> None:
+    """Whichever is introduced first is the one that the others are held to."""
+    pool = pool_of(Service(model=1, seconds=0.01), Service(model=2, seconds=0.01))
+    settled = drain(pool, [rows([n]) for n in range(40)])
+    off = [lane for lane in pool.lanes if lane.off is not None]
+    assert len(off) == 1
+    assert off[0].off is not None
+    assert off[0].off.code == "embedding_other_model"
+    right = 2 if off[0].number == 1 else 1
+    assert len(settled.embedded) == 40
+    assert all(np.allclose(row.vector, vector(f"text {row.id}", right), atol=1e-6) for row in settled.embedded)
+
+
+def test_when_every_endpoint_is_unusable_the_work_ends_at_once() -> None:
+    with pytest.raises(ServiceUnusable):
+        drain(pool_of(Service(lambda *_: 401), Service(lambda *_: 401), stall=60), [rows([1])])
+
+
+def test_a_single_slot_gets_two_requests_and_no_more() -> None:
+    slot = threading.Lock()
+
+    def one_at_a_time(_texts: list[str], _number: int) -> int:
+        with slot:
+            time.sleep(0.03)
+        return 200
+
+    service = Service(one_at_a_time)
+    pool = pool_of(service)
+    drain(pool, [rows([n]) for n in range(40)])
+    assert pool.lanes[0].inflight.limit <= 3
+    assert service.most <= 4
+
+
+def test_a_parallel_service_gets_more() -> None:
+    service = Service(seconds=0.03)
+    pool = pool_of(service)
+    drain(pool, [rows([n]) for n in range(150)])
+    assert pool.lanes[0].inflight.limit == MANNER.most
+
+
+def test_questions_are_answered_also_while_an_endpoint_fails_at_first() -> None:
+    pool = pool_of(Service(lambda _texts, number: 503 if number <= 3 else 200))
+    assert np.allclose(pool.ask(["a", "b"]), [vector("a"), vector("b")], atol=1e-6)
+    pool.close()
+
+
+def test_a_refused_question_is_told() -> None:
+    pool = pool_of(Service(refusing({"bad"})))
+    with pytest.raises(RequestRejected):
+        pool.ask(["bad"])
+    pool.close()
+
+
+def test_the_breaker_waits_longer_each_time_and_forgets_when_all_is_well() -> None:
+    now = 0.0
+    breaker = Breaker(lambda: now)
+    waited = []
+    for _ in range(12):
+        breaker.failed()
+        breaker.failed()  # another request that was under way counts as the same failure
+        waited.append(breaker.pause)
+        now += breaker.pause
+    assert all(pause > 0 for pause in waited)
+    assert max(waited) <= 0.05
+    assert waited[0] < 0.011
+    breaker.succeeded()
+    assert (breaker.open, breaker.pause) == (False, 0.0)
