@@ -11,7 +11,9 @@ from .ours import ROOT
 
 
 def environment(folder: Path, packages: Sequence[str]) -> Path:
-    """The bin folder of a fresh environment with `packages`. Raises Unavailable."""
+    """The bin folder of an environment with `packages`, made the first time. Raises Unavailable."""
+    if folder.exists():
+        return folder / "bin"
     uv = next((ROOT / ".cache").glob("uv-*/bin/uv"), None)
     if uv is None:
         raise Unavailable("no uv in .cache: run make setup-dev")

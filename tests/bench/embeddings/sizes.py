@@ -87,6 +87,13 @@ def rows_written(database: Database, rows: int, options: dict[str, int | float |
     say(f"the run's restore point: {sum(path.stat().st_size for path in artifacts) / (2 * rows):.2f} a row")
 
 
+def committed(database: Database) -> None:
+    """What the size of a commit is worth."""
+    for per_commit in (128, 256, 512, 1024):
+        rate = writer.rate(database, 10_240, per_commit=per_commit)
+        say(f"writing in commits of {per_commit} rows: {rate:.0f} rows/s, {per_commit / rate * 1000:.0f} ms each")
+
+
 def indexed_meanwhile(database: Database) -> None:
     """What an index that is there while vectors are written costs; ivfflat on an empty column has one list that takes all."""
     for index, rows in (("", 10_000), ("ivfflat", 10_000), ("hnsw", 4_000)):
@@ -164,6 +171,7 @@ def main() -> None:
         rows_written(database, chosen.rows, {})
         dumped(database, server, chosen.rows)
         counted(database, chosen.rows)
+        committed(database)
         indexed_meanwhile(database)
         indexed(database, chosen.index_rows)
 

@@ -21,7 +21,7 @@ PER_COMMIT = 512
 DIMENSIONS = 768
 
 
-def rate(database: Database, rows: int, index: str = "") -> float:
+def rate(database: Database, rows: int, index: str = "", per_commit: int = PER_COMMIT) -> float:
     """Rows a second, every row with a vector of its own; `index` names a method by which the column is indexed meanwhile."""
     database.fill(rows, DIMENSIONS)
     if index:
@@ -40,7 +40,7 @@ def rate(database: Database, rows: int, index: str = "") -> float:
         ledger.begin(session)
         writer = Writer(session, found, vector, ledger, Selection())
         began = time.perf_counter()
-        written = sum(len(writer.write(embedded[start : start + PER_COMMIT])) for start in range(0, rows, PER_COMMIT))
+        written = sum(len(writer.write(embedded[start : start + per_commit])) for start in range(0, rows, per_commit))
         seconds = time.perf_counter() - began
     if written != rows:
         raise RuntimeError(f"the writer wrote {written} of {rows} rows")
