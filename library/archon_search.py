@@ -6,11 +6,14 @@ DOCUMENTATION = r"""
 module: archon_search
 short_description: Build a vector index that finds, and prove vector search
 description:
-  - Measures recall@10 of PROD's vector index against an exact scan, with the session defaults that Archon queries with. An index
-    that is missing, has more lists than rows, or finds less than O(index_min_recall) is replaced by an hnsw index for cosine
-    search. A good index is left alone.
+  - Measures recall@10 of PROD's vector index against an exact scan, with the settings that Archon's sessions have (those stored
+    for the database, for C(authenticator) and, as far as PostgREST hands them on, for C(service_role)). An index that is missing,
+    has more lists than rows, or finds less than O(index_min_recall) is replaced by an hnsw index for cosine search. An hnsw index
+    that finds less is made once more with C(m = 32, ef_construction = 128), and never again. A good index is left alone, and so
+    are partial indexes, those of expressions and of other distances.
   - Then proves search through C(match_archon_crawled_pages) and C(match_archon_code_examples), as C(service_role) where the
-    session's user may become that role, with vectors of known queries. No result may lack its similarity.
+    session's user may become that role (else the role's privileges are read from the catalogue), with vectors of known queries.
+    No result may lack its similarity. Without a query file a sentence from the middle of a page must find its page.
   - Where vectors of another dimension were rebuilt beside the old ones, first puts them in their place, in one transaction. The
     new vectors get indexes of the same method and parameters before, the old ones are copied to schema C(archon_quarantine), and
     no other value changes. Rows that came in meanwhile are embedded first.
@@ -34,7 +37,9 @@ options:
     type: str
     default: ""
   min_recall:
-    description: The least recall@5. Below it the module fails with a file's queries, and warns with sampled ones.
+    description:
+      - The least recall@5. Below it the module fails with a file's queries.
+      - With sampled ones it warns, but fails below 0.2, or when fewer than 0.9 of the pages are found by their own text.
     type: float
     default: 0.9
   index_min_recall:
@@ -49,6 +54,13 @@ options:
     description: Seconds that a concurrent build may take, or a statement of the change from old vectors to new ones.
     type: float
     default: 3600.0
+  maintenance_work_mem:
+    description:
+      - The server's C(maintenance_work_mem) while an index is built, as PostgreSQL writes sizes (C(512MB), C(2GB)). Empty for the
+        server's own. A finding tells what an index needs when that is more.
+      - A server in a container builds in C(/dev/shm), which must be as large.
+    type: str
+    default: ""
   max_quarantined:
     description: New vectors do not take the old ones' place when more rows than this cannot be embedded.
     type: int
@@ -69,6 +81,7 @@ EXAMPLES = r"""
     model: nomic-embed-text
     dimensions: 768
     queries_file: "{{ playbook_dir }}/files/queries.json"
+    maintenance_work_mem: 2GB
 """
 
 RETURN = r"""
@@ -102,7 +115,11 @@ proofs:
   elements: dict
   sample: []
 details:
-  description: The phase's part of the report. C(source) is C(file), C(sampled) or C(none).
+  description:
+    - The phase's part of the report. C(source) is C(file), C(sampled) or C(none); C(passages) of the sampled queries are no
+      sentences, because their pages have none. C(settings) are those that Archon's sessions have and that were measured with.
+    - Recall is measured over C(samples) vectors, by the index itself and by what Archon's function returns. It is null where that
+      takes longer than the statement timeout.
   returned: always
   type: dict
   sample:
@@ -112,11 +129,18 @@ details:
       source: file
       null_similarities: 0
       missed: []
+      passages: 0
       role: service_role
+      role_reason: ""
+      settings:
+        hnsw.ef_search: "100"
       index:
         public.archon_crawled_pages:
           method: hnsw
           recall_at_10: 0.998
+          recall_at_10_through_function: 0.998
+          samples: 50
+          build_seconds: 0.21
           action: replaced
           reason: idx_archon_crawled_pages_embedding has 100 lists for 93 rows, so that most searches look into empty lists
       kept:
@@ -158,6 +182,7 @@ OWN = {
     "index_min_recall": {"type": "float", "default": 0.95},
     "concurrently_rows": {"type": "int", "default": 50_000},
     "index_timeout": {"type": "float", "default": 3600.0},
+    "maintenance_work_mem": {"type": "str", "default": ""},
     "max_quarantined": {"type": "int", "default": 100},
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from ..database.failures import server_error
@@ -19,6 +20,7 @@ from ..rollback.structure_recording import Intent, StructureRecorder, indexes_of
 from ..rollback.structure_states import Change, changes, states
 from ..schema.model import Catalog, Key, Kind
 from .index import indexes
+from .memory import VARIABLE, granted
 from .tables import EmbeddedTable
 
 
@@ -30,42 +32,71 @@ def build(
     *,
     drops: bool,
     timeout: float,
+    memory: str = "",
 ) -> list[Proof]:
-    """Create and drop indexes of `found`; one concurrent build may take `timeout` seconds.
+    """Create and drop indexes of `found`; one concurrent build may take `timeout` seconds, with `memory` as its
+    maintenance_work_mem ('' for the server's).
 
     In `ledger` is written down what becomes of the table's indexes, and before a build what is about to be made.
 
-    Raises AlignError or psycopg.Error; what a failed concurrent build leaves is removed, or named in the remedy.
+    Raises AlignError; what a failed concurrent build leaves is removed, or named in the remedy.
     """
     ledger.begin(session)
-    if all(statement.transactional for statement in statements):
-        seen: list[Catalog] = []
-
-        def act() -> None:
-            seen.append(_catalog(session, found))
-            for statement in statements:
-                session.apply(statement)
-
-        recorder = StructureRecorder(ledger, lambda: seen[0], lambda: _catalog(session, found))
-        mode = LockMode.ALTER if drops else LockMode.WRITE
-        return protected_transaction(session, act, locks={found.table: mode}, recorder=recorder)[1]
-    # A stage of its own: CREATE INDEX CONCURRENTLY cannot run in a transaction, and it waits for old transactions.
+    concurrently = not all(statement.transactional for statement in statements)
     before = {one.name for one in indexes(session, found)}
-    with timeouts(session, timeout, timeout):
-        try:
-            for statement in statements:
-                require_own_lock(session)
-                session.progress(f"index {found.table.name}")
-                there = _catalog(session, found)
-                intends, dropped = _foreseen(found, statement, there)
-                record_alone(ledger, session, dropped, intends)
-                session.apply(statement)
-                record_alone(ledger, session, changes(there, _catalog(session, found)))
-        except psycopg.Error as error:
-            failed = server_error(session.target, error, doing=f"changing the index of {found.table} concurrently")
+    try:
+        with granted(session, memory):
+            if concurrently:
+                _concurrently(session, found, statements, ledger, timeout)
+                return []
+            return _at_once(session, found, statements, ledger, drops)
+    except psycopg.Error as error:
+        how = " concurrently" if concurrently else ""
+        failed = server_error(
+            session.target,
+            error,
+            doing=f"changing the index of {found.table}{how}",
+            object_name=str(found.table),
+            timeout="index_timeout of archon_search" if concurrently else "archon_statement_timeout",
+        )
+        if isinstance(error, pg.DiskFull) and "shared memory" in (error.diag.message_primary or ""):
+            failed.remedy = (
+                "The server builds in shared memory of the size of maintenance_work_mem, for which its /dev/shm is too small:"
+                f" enlarge that (shm_size of its container), or set {VARIABLE} below it."
+            )
+        if concurrently:
             failed.remedy += _remove_leftovers(session, found, before)
-            raise failed from error
-    return []
+        raise failed from error
+
+
+def _at_once(
+    session: Session, found: EmbeddedTable, statements: Sequence[Statement], ledger: Ledger, drops: bool
+) -> list[Proof]:
+    seen: list[Catalog] = []
+
+    def act() -> None:
+        seen.append(_catalog(session, found))
+        for statement in statements:
+            session.apply(statement)
+
+    recorder = StructureRecorder(ledger, lambda: seen[0], lambda: _catalog(session, found))
+    mode = LockMode.ALTER if drops else LockMode.WRITE
+    return protected_transaction(session, act, locks={found.table: mode}, recorder=recorder)[1]
+
+
+def _concurrently(
+    session: Session, found: EmbeddedTable, statements: Sequence[Statement], ledger: Ledger, timeout: float
+) -> None:
+    """A stage of its own: CREATE INDEX CONCURRENTLY cannot run in a transaction, and it waits for old transactions."""
+    with timeouts(session, timeout, timeout):
+        for statement in statements:
+            require_own_lock(session)
+            session.progress(f"index {found.table.name}")
+            there = _catalog(session, found)
+            intends, dropped = _foreseen(found, statement, there)
+            record_alone(ledger, session, dropped, intends)
+            session.apply(statement)
+            record_alone(ledger, session, changes(there, _catalog(session, found)))
 
 
 def _catalog(session: Session, found: EmbeddedTable) -> Catalog:

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import orjson
+import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
 
 from ..database.session import Session
 from ..errors import AlignError
+from .asking import Asking, as_archon
+from .functions import Function
 from .kinds import KINDS, Kind
-from .tables import EmbeddedTable
 from .vectors import Vectors
 
+Vector = NDArray[np.float32]
+
 RESULTS = 5
-_SAMPLED = 25
 _BATCH = 64
-_ARCHONS_ROLE = "service_role"
 _SECTIONS = dict(zip(("pages", "code_examples"), KINDS, strict=True))
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-_SENTENCE = range(30, 400)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query and the row it must find: by url and chunk (any chunk when None), or any row of the same content."""
+    """A query and the row it must find: by url and chunk (any chunk when None), or any row of the same content, or one that
+    holds a text."""
 
     kind: Kind
     text: str
     url: str
     chunk_number: int | None
     content: str | None = None
+    holds: str | None = None
 
     def found_in(self, rows: Sequence[Mapping[str, object]]) -> bool:
         return any(
             (row["url"] == self.url and self.chunk_number in (None, row["chunk_number"]))
             or (self.content is not None and row["content"] == self.content)
+            or (self.holds is not None and self.holds in str(row["content"]))
             for row in rows
         )
 
@@ -108,90 +112,54 @@ def _bad_file(file: str, expected: str, found: str) -> AlignError:
     )
 
 
-def sampled_queries(session: Session, found: EmbeddedTable) -> list[Query]:
-    """Known-item queries: a sentence from the middle of a page must find its page, a summary its code example."""
-    rows = session.rows(
-        sql.SQL(
-            "SELECT url, chunk_number, {columns} FROM {table} WHERE embedding IS NOT NULL"
-            " ORDER BY pg_catalog.hashint8(id), id LIMIT {limit}"
-        ).format(
-            columns=sql.SQL(", ").join(map(sql.Identifier, found.kind.columns)),
-            table=found.table.identifier,
-            limit=sql.Literal(_SAMPLED),
-        )
-    )
-    queries = []
-    for row in rows:
-        text = (row["summary"] or "").strip() if "summary" in row else ""
-        text = text or middle_sentence(row["content"])
-        if text:
-            queries.append(Query(found.kind, text, row["url"], row["chunk_number"], row["content"]))
-    return queries
-
-
-def middle_sentence(content: str) -> str:
-    """The sentence nearest to the middle of `content` that is neither a fragment nor a page; else its middle part."""
-    sentences = [sentence.strip() for sentence in _SENTENCE_END.split(content)]
-    middle = len(sentences) // 2
-    fitting = [number for number, sentence in enumerate(sentences) if len(sentence) in _SENTENCE]
-    if fitting:
-        return sentences[min(fitting, key=lambda number: abs(number - middle))]
-    start = max(0, len(content) // 2 - _SENTENCE.stop // 4)
-    return content[start : start + _SENTENCE.stop // 2].strip()
+def embedded(queries: Sequence[Query], embed: Callable[[Sequence[str]], Vectors]) -> list[Vector]:
+    """The queries' vectors, in order. Raises what `embed` raises."""
+    texts = [query.text for query in queries]
+    return [vector for start in range(0, len(texts), _BATCH) for vector in embed(texts[start : start + _BATCH])]
 
 
 def prove(
-    session: Session, queries: Sequence[Query], schemas: Mapping[str, str], embed: Callable[[Sequence[str]], Vectors]
+    session: Session,
+    queries: Sequence[Query],
+    vectors: Sequence[Vector],
+    functions: Mapping[str, Function],
+    asking: Asking,
 ) -> Proof:
-    """Run `queries` through the functions in `schemas` (by function name). Embeds first: no transaction waits for HTTP.
+    """Run `queries` with their `vectors` through `functions` (by the kind's function name), as Archon does.
 
-    Raises psycopg.Error as the server raises it to Archon, and what `embed` raises.
+    Raises FunctionFailed when the server raises an error, which Archon would swallow.
     """
-    vectors = [
-        vector
-        for start in range(0, len(queries), _BATCH)
-        for vector in embed([q.text for q in queries[start : start + _BATCH]])
-    ]
-    hits, nulls = 0, 0
+    nulls = 0
     missed = []
-    with _as_archon(session) as role:
-        for query, vector in zip(queries, vectors, strict=True):
-            rows = session.rows(
-                sql.SQL(
-                    "SELECT url, chunk_number, content, similarity"
-                    " FROM {}(query_embedding => %b, match_count => {}) AS found"
-                ).format(sql.Identifier(schemas[query.kind.function], query.kind.function), sql.Literal(RESULTS)),
-                (vector,),
-            )
-            nulls += sum(row["similarity"] is None for row in rows)
-            if query.found_in(rows):
-                hits += 1
-            else:
-                missed.append(query.text)
-    return Proof(len(queries), hits, nulls, tuple(missed), role)
+    for name, function in functions.items():
+        call = sql.SQL(
+            "SELECT url, chunk_number, content, similarity"
+            " FROM {}(query_embedding => %b, match_count => {}, filter => '{{}}') AS found"
+        ).format(function.identifier, sql.Literal(RESULTS))
+        with failing(function), as_archon(session, asking, function.schema):
+            for query, vector in zip(queries, vectors, strict=True):
+                if query.kind.function != name:
+                    continue
+                rows = session.rows(call, (vector,))
+                nulls += sum(row["similarity"] is None for row in rows)
+                if not query.found_in(rows):
+                    missed.append(query.text)
+    return Proof(len(queries), len(queries) - len(missed), nulls, tuple(missed), asking.role)
+
+
+class FunctionFailed(Exception):
+    """Archon's function raised an error: `error` is the server's."""
+
+    def __init__(self, function: Function, error: psycopg.Error) -> None:
+        super().__init__(str(function))
+        self.function = function
+        self.error = error
 
 
 @contextmanager
-def _as_archon(session: Session) -> Iterator[str]:
-    """A read-only transaction with the settings that Supabase's REST layer gives Archon's requests; yields the role.
-
-    The functions' bodies name tables and operators without schema, so the pinned search_path must give way. Row-level
-    security applies as it does to Archon: here a hidden row is not a zero to be feared but a miss to be counted.
-    """
-    version = session.connection.info.server_version
-    row = session.row(
-        "SELECT count(*) AS member FROM pg_roles WHERE rolname = %s AND pg_has_role(oid, %s)",
-        (_ARCHONS_ROLE, "SET" if version >= 160000 else "MEMBER"),
-    )
-    role = _ARCHONS_ROLE if row and row["member"] else ""
-    with session.transaction("BEGIN READ ONLY"):
-        session.execute("SET LOCAL search_path TO DEFAULT")
-        session.execute("SET LOCAL row_security = on")
-        if role:
-            session.rows(
-                "SELECT pg_catalog.set_config('request.jwt.claim.role', %s, true),"
-                " pg_catalog.set_config('request.jwt.claims', %s, true)",
-                (role, orjson.dumps({"role": role}).decode()),
-            )
-            session.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
-        yield role
+def failing(function: Function) -> Iterator[None]:
+    """Any error of the server within the block is the function's."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise FunctionFailed(function, error) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,22 +17,19 @@ from ..database.transaction import LockMode
 from ..errors import AlignError, Resumable
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
-from ..plan import Statement
-from ..preservation.proof import Proof as Preservation
-from ..preservation.waiting import Wait, longest, writers_wait
+from ..preservation.waiting import longest
 from ..rollback.ledger import Ledger
-from . import index
-from .building import build
-from .client import EmbeddingClient
+from . import memory
+from .asking import find_asking
 from .endpoint import Endpoint
-from .failures import SearchBroken
+from .indexing import Indexing, Loaded, Wanted
 from .kinds import COLUMN, KINDS
 from .phase import Options as Rebuild
 from .phase import fill
-from .quarantine import PatientClient
-from .search import RESULTS, Proof, Query, prove, read_queries, sampled_queries
+from .proving import Demands, Searched, Verdict, broken, prove_search
+from .search import Query, read_queries
 from .swap import swap_in
-from .tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
+from .tables import EmbeddedTable, VectorType, find_table, vector_type
 from .work import foreseen
 
 
@@ -41,8 +37,8 @@ from .work import foreseen
 class Options:
     """`min_recall` is demanded of a query file's queries (and announced for sampled ones), `index_min_recall` of the
     index. Tables with more than `concurrently_rows` vectors are indexed without blocking writers; one such index may
-    take `index_timeout` seconds, and so may a statement of the change from old vectors to new ones. At most `max_quarantined` rows may be
-    without vector when they change.
+    take `index_timeout` seconds, and so may a statement of the change from old vectors to new ones; an index is built within
+    `maintenance_work_mem`, '' for the server's. At most `max_quarantined` rows may be without vector when they change.
     """
 
     endpoint: Endpoint
@@ -52,18 +48,8 @@ class Options:
     concurrently_rows: int = 50_000
     index_timeout: float = 3600.0
     max_quarantined: int = 100
+    maintenance_work_mem: str = ""
     pauses: tuple[float, ...] = (0.5, 2.0, 5.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A table that can be searched, or will be once the vectors gathered in it are in their place: its rows, and how many of
-    them have no vector though they have content."""
-
-    found: EmbeddedTable
-    rows: int
-    vectors: int
-    pending: int
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
@@ -73,6 +59,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     AlignError when the query file, the service or the database cannot be used.
     """
     queries = read_queries(options.queries_file) if options.queries_file else []
+    if options.maintenance_work_mem:
+        memory.size(options.maintenance_work_mem)
     with open_session(context, context.prod) as session:
         search = _Search(session, options, queries)
         try:
@@ -92,14 +80,14 @@ class _Search:
         self.options = options
         self.queries = queries
         self.started = time.monotonic()
-        self.findings: list[Finding] = []
-        self.statements: list[Statement] = []
-        self.preserved: list[Preservation] = []
-        self.indexes: dict[str, dict[str, Any]] = {}
         self.kept: list[dict[str, Any]] = []
-        self.executed = False
-        self.waits: list[Wait] = []
+        self.verdict = Verdict()
         self.ledger = Ledger(replace(self.context, phase="search"))
+        wanted = Wanted(
+            options.index_min_recall, options.concurrently_rows, options.index_timeout, options.maintenance_work_mem
+        )
+        self.work = Indexing(session, wanted, self.ledger)
+        self.findings = self.work.findings
 
     def run(self) -> PhaseOutcome:
         try:
@@ -109,25 +97,40 @@ class _Search:
                 raise
             self._postponed("PROD: extension vector", "pgvector is not installed yet")
             return self._outcome("drift")
-        vector.register(self.session)
-        loaded = self._loaded(vector)
         try:
-            for table in loaded:
-                built = self._index(table, vector)
-                if table.found.beside:
-                    self._swap_in(table, vector, built)
-        except AlignError as stopped:
-            if not self.executed:
+            return self._run(vector)
+        except (AlignError, psycopg.Error) as stopped:
+            # What is done is done, and belongs into the report.
+            if not self.work.executed:
                 raise
-            return self._outcome("resumable" if isinstance(stopped, Resumable) else "failed", None, stopped)
+            error = stopped if isinstance(stopped, AlignError) else self._told(stopped)
+            return self._outcome("resumable" if isinstance(error, Resumable) else "failed", error)
+
+    def _told(self, error: psycopg.Error) -> AlignError:
+        return server_error(self.context.prod, error, doing="looking after vector search")
+
+    def _run(self, vector: VectorType) -> PhaseOutcome:
+        vector.register(self.session)
+        self.work.asking = find_asking(self.session, vector)
+        self.findings += self.work.asking.findings
+        loaded = self._loaded(vector)
+        for table in loaded:
+            built = self.work.see_to(table, vector)
+            if table.found.beside:
+                self._swap_in(table, vector, built)
         if self.kept and not self.context.check:
             loaded = self._loaded(vector)
-        changed = bool(self.statements)
+        changed = bool(self.work.statements)
         status: Status = "aligned" if not changed else "drift" if self.context.check else "changed"
-        error, proof = self._prove(loaded)
-        return self._outcome("failed" if error else status, proof, error)
+        self.verdict = self._prove(loaded, vector)
+        self.findings += self.verdict.findings
+        for name, recall in self.verdict.recalls.items():
+            self.work.indexes[name]["recall_at_10_through_function"] = recall
+        if self.verdict.postponed is not None:
+            self._postponed(*self.verdict.postponed)
+        return self._outcome("failed" if self.verdict.error else status, self.verdict.error)
 
-    def _loaded(self, vector: VectorType) -> list[_Loaded]:
+    def _loaded(self, vector: VectorType) -> list[Loaded]:
         tables = []
         for kind in KINDS:
             found = find_table(self.session, kind, vector, self.options.endpoint.dimensions)
@@ -155,84 +158,10 @@ class _Search:
                 ).format(vector=found.vector if there else sql.NULL, blank=found.blank, table=found.table.identifier)
             )
             assert row is not None  # an aggregate always yields a row
-            tables.append(_Loaded(found, row["total"], row["vectors"], row["pending"]))
+            tables.append(Loaded(found, row["total"], row["vectors"], row["pending"]))
         return tables
 
-    def _index(self, table: _Loaded, vector: VectorType) -> list[str]:
-        """See to the table's index; the names of the vector indexes that it has then."""
-        found = table.found
-        # In check mode the rows that the rebuild will fill are counted as if it had.
-        rows = table.vectors + (table.pending if self.context.check else 0)
-        there = self._copy_indexes(found, rows) if found.beside else None
-        recall = self._recall(table, vector)
-        state = index.inspect(self.session, found, rows, recall)
-        if there is not None and self.context.check:
-            state = replace(state, indexes=there, taken=state.taken | {one.name for one in there})
-        plan = index.plan(
-            found,
-            vector,
-            state,
-            min_recall=self.options.index_min_recall,
-            concurrently_rows=self.options.concurrently_rows,
-        )
-        self._plan(found, plan.statements, LockMode.ALTER if plan.drops else LockMode.WRITE)
-        if plan.action == "impossible":
-            self._finding(
-                "search_index_impossible", "warning", str(found.table), plan.reason, "Search works without, but scans."
-            )
-        if plan.statements and not self.context.check:
-            self._build(found, plan.statements, plan.drops)
-            recall = self._recall(table, vector)
-            if recall is not None and recall < self.options.index_min_recall:
-                self._finding(
-                    "search_index_recall",
-                    "warning",
-                    f"{found.table.schema}.{plan.creates}",
-                    f"The new index has recall@{index.NEIGHBOURS} {recall:.2f}, below {self.options.index_min_recall:.2f}.",
-                    "Raise hnsw.ef_search for Archon's role (ALTER ROLE … SET hnsw.ef_search).",
-                )
-        now = index.indexes(self.session, found)
-        usable = [one for one in now if one.usable]
-        self.indexes[str(found.table)] = {
-            "method": usable[0].method if usable else None,
-            "recall_at_10": recall,
-            "action": plan.action,
-            "reason": plan.reason,
-        }
-        if self.context.check:
-            return [*(one.name for one in state.indexes), *([plan.creates] if plan.creates else [])]
-        return [one.name for one in now if one.plain]
-
-    def _copy_indexes(self, found: EmbeddedTable, rows: int) -> tuple[index.VectorIndex, ...]:
-        """The indexes of the old vectors, made again for the new ones."""
-        state = index.inspect(self.session, found, rows, None)
-        old = index.indexes(self.session, replace(found, column=COLUMN))
-        copies = index.copies(found, old, state, concurrently_rows=self.options.concurrently_rows)
-        self._plan(found, copies.statements, LockMode.WRITE)
-        if copies.statements and not self.context.check:
-            self._build(found, copies.statements, drops=False)
-        return copies.indexes
-
-    def _recall(self, table: _Loaded, vector: VectorType) -> float | None:
-        if not table.vectors or (self.context.check and table.pending):
-            return None
-        usable = any(one.usable for one in index.indexes(self.session, table.found))
-        return index.measure(self.session, table.found, vector, table.vectors) if usable else None
-
-    def _plan(self, found: EmbeddedTable, statements: Sequence[Statement], mode: LockMode) -> None:
-        """Note what is done or would be, and how long users wait for it where it is done in one transaction."""
-        self.statements += statements
-        if all(statement.transactional for statement in statements):
-            seconds = sum(statement.seconds or 0.0 for statement in statements)
-            self.waits.append(writers_wait(self.session, {found.table: mode}, len(statements), seconds))
-
-    def _build(self, found: EmbeddedTable, statements: Sequence[Statement], drops: bool) -> None:
-        self.preserved += build(
-            self.session, found, statements, self.ledger, drops=drops, timeout=self.options.index_timeout
-        )
-        self.executed = True
-
-    def _swap_in(self, table: _Loaded, vector: VectorType, built: Sequence[str]) -> None:
+    def _swap_in(self, table: Loaded, vector: VectorType, built: Sequence[str]) -> None:
         found = table.found
         swapped = swap_in(
             self.session,
@@ -243,9 +172,9 @@ class _Search:
             timeout=self.options.index_timeout,
             ledger=self.ledger,
         )
-        self.executed = not self.context.check
-        self._plan(found, swapped.statements, LockMode.ALTER)
-        self.preserved += swapped.proofs
+        self.work.executed = not self.context.check
+        self.work.note(found, swapped.statements, LockMode.ALTER)
+        self.work.proofs += swapped.proofs
         self.findings += swapped.findings
         self.kept.append({"of": str(found.table), "table": str(swapped.kept), "rows": swapped.rows})
         if swapped.late:
@@ -253,89 +182,34 @@ class _Search:
 
     def _fill(self, found: EmbeddedTable) -> frozenset[int]:
         """Embed the rows that came in since the rebuild; the ids of those that the service refuses."""
-        options = Rebuild(self.options.endpoint, max_quarantined=self.options.max_quarantined)
+        options = Rebuild((self.options.endpoint,), max_quarantined=self.options.max_quarantined)
         filled = fill(self.session, options, self.ledger)
         self.findings += filled.outcome.findings
-        self.executed = self.executed or filled.outcome.changed
+        self.work.executed = self.work.executed or filled.outcome.changed
         if filled.outcome.error is not None:
             raise filled.outcome.error
         return filled.quarantined.get(found.table, frozenset())
 
-    def _prove(self, loaded: Sequence[_Loaded]) -> tuple[AlignError | None, Proof | None]:
-        filled = [table for table in loaded if table.vectors]
+    def _prove(self, loaded: Sequence[Loaded], vector: VectorType) -> Verdict:
         if self.context.check and (beside := [table for table in loaded if table.found.beside]):
-            self._postponed(str(beside[0].found.table), "the new vectors are not in their place yet")
-            return None, None
+            return Verdict(postponed=(str(beside[0].found.table), "the new vectors are not in their place yet"))
         if self.context.check and any(table.pending for table in loaded):
             pending = sum(table.pending for table in loaded)
-            self._postponed("vector search", f"{pending} rows have no embedding yet")
-            return None, None
+            return Verdict(postponed=("vector search", f"{pending} rows have no embedding yet"))
         hollow = [str(table.found.table) for table in loaded if table.rows and not table.vectors]
         if hollow:
-            return _broken(", ".join(hollow), "rows with embeddings", "none", "Run the embeddings phase."), None
-        schemas = {}
-        for table in filled:
-            schema = function_schema(self.session, table.found.kind)
-            if schema is None:
-                if self.context.check:
-                    self._postponed(table.found.kind.function, "the function does not exist yet")
-                    return None, None
-                return (
-                    _broken(
-                        f"PROD: {table.found.kind.function}(query_embedding, match_count, …)",
-                        f"the function in {', '.join(self.context.schemas)}",
-                        "no such function, so that Archon's vector search is silently empty",
-                        "Run the schema phase; if DEV lacks it too, create it there as Archon's setup does.",
-                    ),
-                    None,
-                )
-            schemas[table.found.kind.function] = schema
-        queries = [query for query in self.queries if query.kind.function in schemas]
-        if len(queries) < len(self.queries):
-            self._finding(
-                "search_queries_skipped",
-                "warning",
-                self.options.queries_file,
-                f"{len(self.queries) - len(queries)} queries are about a table that is empty or missing.",
-                "Use a query file that fits PROD's content.",
-            )
-        if not self.queries:
-            queries = [query for table in filled for query in sampled_queries(self.session, table.found)]
-        if not queries:
-            return None, None
-        with EmbeddingClient(self.options.endpoint) as client:
-            patient = PatientClient(client, self.options.pauses, threading.Event())
-            proof = prove(self.session, queries, schemas, patient.embed)
-        return self._judge(proof), proof
-
-    def _judge(self, proof: Proof) -> AlignError | None:
-        if proof.null_similarities:
-            return _broken(
-                "vector search",
-                "a similarity for every result",
-                f"{proof.null_similarities} results without, which make Archon drop the whole answer",
-                "Rows without embedding reach the results: rebuild them, or delete the quarantined ones.",
-            )
-        recall = proof.recall
-        assert recall is not None  # there was at least one query
-        if recall >= self.options.min_recall:
-            return None
-        found = f"{recall:.2f} ({proof.hits} of {proof.queries}); missed: {'; '.join(proof.missed[:3])}"[:400]
-        if self.queries or not proof.hits:
-            return _broken(
-                f"recall@{RESULTS} of {self.options.queries_file or 'queries sampled from the pages'}",
-                f"at least {self.options.min_recall:.2f}",
-                found,
-                "Check that the vectors come from archon_embedding_model and the queries fit PROD's content.",
-            )
-        self._finding(
-            "search_recall_sampled",
-            "warning",
-            "vector search",
-            f"Queries sampled from the pages have recall@{RESULTS} {found}",
-            "Write a query file (archon_search_queries_file) to judge search by questions of your own.",
+            return Verdict(error=broken(", ".join(hollow), "rows with embeddings", "none", "Run the embeddings phase."))
+        options = self.options
+        return prove_search(
+            self.session,
+            [Searched(one.found, one.vectors, self.work.sample(one.found, vector)) for one in loaded if one.vectors],
+            vector,
+            self.work.asking,
+            self.queries,
+            Demands(
+                options.endpoint, options.pauses, options.queries_file, options.min_recall, options.index_min_recall
+            ),
         )
-        return None
 
     def _postponed(self, name: str, why: str) -> None:
         self._finding(
@@ -349,18 +223,19 @@ class _Search:
     def _finding(self, code: str, severity: Any, name: str, message: str, remedy: str) -> None:
         self.findings.append(Finding(code, severity, name, message, remedy))
 
-    def _outcome(self, status: Status, proof: Proof | None = None, error: AlignError | None = None) -> PhaseOutcome:
+    def _outcome(self, status: Status, error: AlignError | None = None) -> PhaseOutcome:
+        proof = self.verdict.proof
         self.ledger.end(status)
-        waits = longest(self.waits)
-        statements = "".join(f"{statement.sql};\n" for statement in self.statements)
+        waits = longest(self.work.waits)
+        statements = "".join(f"{statement.sql};\n" for statement in self.work.statements)
         return PhaseOutcome(
             phase="embeddings",
             status=status,
             seconds=time.monotonic() - self.started,
-            changed=self.executed or status == "drift",
-            statements=self.statements,
+            changed=self.work.executed or status == "drift",
+            statements=self.work.statements,
             findings=[*self.findings, *waits.findings()],
-            proofs=self.preserved,
+            proofs=self.work.proofs,
             diff=[
                 {"before_header": "vector indexes", "after_header": "vector indexes", "before": "", "after": statements}
             ]
@@ -373,8 +248,11 @@ class _Search:
                     "source": ("file" if self.queries else "sampled") if proof else "none",
                     "null_similarities": proof.null_similarities if proof else 0,
                     "missed": list(proof.missed[:20]) if proof else [],
+                    "passages": self.verdict.passages,
                     "role": proof.role if proof else "",
-                    "index": self.indexes,
+                    "role_reason": self.work.asking.why,
+                    "settings": dict(self.work.asking.settings),
+                    "index": self.work.indexes,
                     "kept": self.kept,
                 },
                 "locks": waits.as_dict(),
@@ -382,14 +260,3 @@ class _Search:
             },
             error=error,
         )
-
-
-def _broken(name: str, expected: str, found: str, remedy: str) -> SearchBroken:
-    return SearchBroken(
-        "Vector search does not work as it must.",
-        object_name=name,
-        expected=expected,
-        found=found,
-        remedy=remedy,
-        code="search_broken",
-    )

@@ -13,7 +13,6 @@ from archon_align.context import Context, Run
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.embedding import phase, search_phase
 from archon_align.embedding.phase import Options
-from archon_align.embedding.search import middle_sentence
 from archon_align.errors import AlignError
 from embedding_rows import FUNCTION, GRANTS
 
@@ -48,7 +47,7 @@ def functions(prod: str) -> None:
 @pytest.fixture
 def search(options: Callable[..., Options]) -> Callable[..., search_phase.Options]:
     def make(**fields: object) -> search_phase.Options:
-        return search_phase.Options(options().endpoint, **{"pauses": (), **fields})  # type: ignore[arg-type]
+        return search_phase.Options(options().endpoints[0], **{"pauses": (), **fields})  # type: ignore[arg-type]
 
     return make
 
@@ -166,9 +165,10 @@ def test_without_privilege_on_the_table_search_fails_as_archon_would(
     filled: Context, search: Callable[..., search_phase.Options], prod: str
 ) -> None:
     owner(prod, "REVOKE ALL ON archon_crawled_pages FROM service_role")
-    with pytest.raises(AlignError, match="permission denied") as caught:
-        search_phase.run(filled, search())
-    assert caught.value.code == "missing_privilege"
+    outcome = search_phase.run(filled, search())
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code, outcome.changed) == ("failed", "missing_privilege", True)
+    assert outcome.error.remedy == 'GRANT SELECT ON "public"."archon_crawled_pages" TO "service_role".'
 
 
 def test_rows_hidden_by_a_policy_are_misses(
@@ -255,10 +255,3 @@ def test_a_query_file_that_cannot_be_used_is_told_first(
     file = str(tmp_path / "none.json") if content is None else write(tmp_path / "queries.json", content)
     with pytest.raises(AlignError, match="archon_search_queries_file"):
         search_phase.run(ready, search(queries_file=file))
-
-
-def test_known_item_sentences_come_from_the_middle() -> None:
-    text = "Title. The first sentence is long enough to be asked for. The second one is the one in the very middle! Short. The last one is again quite long enough."
-    assert middle_sentence(text) == "The second one is the one in the very middle!"
-    assert middle_sentence("a b") == "a b"
-    assert 0 < len(middle_sentence("word " * 1000)) <= 200
