@@ -16,6 +16,7 @@ from ..findings import Finding
 from .horizon import Horizon
 from .quarantine import Quarantined
 from .selection import Selection
+from .stale import StaleSource
 from .work import BLANK, Work
 from .writer import Embedded
 
@@ -30,7 +31,7 @@ class TableAccount:
 
     work: Work
     selection: Selection = field(default_factory=Selection)
-    stale: int = 0  # rows that have a vector, of another model
+    stale: Sequence[StaleSource] = ()
     rebuilt: int = 0
     quarantined: list[Quarantined] = field(default_factory=list)
     truncated: dict[int, str] = field(default_factory=dict)
@@ -44,9 +45,19 @@ class TableAccount:
     def name(self) -> str:
         return str(self.work.found.table)
 
+    @property
+    def stale_rows(self) -> int:
+        """Rows with a vector in stale sources."""
+        return sum(one.rows for one in self.stale)
+
+    @property
+    def to_do(self) -> int:
+        """Rows to look at, blank ones included."""
+        return self.work.missing + self.stale_rows
+
     def as_dict(self) -> dict[str, int]:
         after = self.work.missing - self.rebuilt if self.missing_after is None else self.missing_after
-        stale = {"stale": self.stale} if self.selection.replaces_any else {}
+        stale = {"stale": self.stale_rows} if self.stale else {}
         return {
             "missing_before": self.work.missing,
             "missing_after": max(0, after),

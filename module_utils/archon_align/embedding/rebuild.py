@@ -26,9 +26,11 @@ from .lane import Manner
 from .options import Options
 from .pipeline import Feeder, run_pipeline
 from .pool import Pool
+from .prefix import Prefix, find_prefix
 from .progress import Counters
 from .ranges import watch_connection
 from .reader import Limits, Reader
+from .stale import selection, stale_sources
 from .tables import EmbeddedTable, VectorType
 from .verification import SAME_COSINE, worst_cosine
 from .work import survey
@@ -54,6 +56,7 @@ class Rebuild:
         self.quarantine = Quarantine(self.context, options.max_quarantined)
         self.counters = Counters(0)
         self.pool: Pool | None = None
+        self.prefix = Prefix(options.prefix, "configured")
 
     def run(self) -> PhaseOutcome:
         """Raises AlignError when it fails before anything was written, or psycopg.Error."""
@@ -61,22 +64,28 @@ class Rebuild:
         vector, works, findings = survey(self.session, self.options.endpoints[0].dimensions, beside=True)
         self.findings += findings
         self.tables = [TableAccount(work) for work in works]
-        self.statements = [_shape(table, vector) for table in self.tables if table.work.missing]
-        if self.context.check or not any(work.missing for work in works):
-            for table in self.tables:
-                table.missing_after = table.work.missing
-                table.horizon = Horizon.of(self.session, table.work.found.table, begun)
-                table.foreseen = table.work.blank
-            embeddable = sum(work.missing - work.blank for work in works)
-            return self._outcome("drift" if embeddable else "aligned")
-        assert vector is not None  # survey raises without it outside check mode
-        vector.register(self.session)
-        self.ledger.begin(self.session)
-        manner = Manner(self.options.overlong, self.options.pull, self.options.max_in_flight)
-        clients = [EmbeddingClient(endpoint) for endpoint in self.options.endpoints]
-        self.pool = Pool(clients, manner, stall_timeout=self.options.stall_timeout)
+        # What is stale has to be asked of the service, also in check mode; several workers leave that to the last one.
+        looks = self.options.scope == "stale" and not self.options.worker and vector is not None
+        if looks or (self._to_do and not self.context.check):
+            assert vector is not None  # survey raises without it outside check mode
+            vector.register(self.session)
+            manner = Manner(self.options.overlong, self.options.pull, self.options.max_in_flight)
+            clients = [EmbeddingClient(endpoint) for endpoint in self.options.endpoints]
+            self.pool = Pool(clients, manner, stall_timeout=self.options.stall_timeout)
+            try:
+                return self._guarded(self.pool, vector, begun, looks=looks)
+            finally:
+                self.pool.close()
+        return self._nothing_done(vector, begun)
+
+    def _guarded(self, pool: Pool, vector: VectorType, begun: str, *, looks: bool) -> PhaseOutcome:
         try:
-            self._rebuild(self.pool, vector)
+            self._look(pool, vector, stale=looks)
+            if self.context.check or not self._to_do:
+                return self._nothing_done(vector, begun)
+            self.statements = [_shape(table, vector) for table in self.tables if table.to_do]
+            self.ledger.begin(self.session)
+            self._rebuild(pool, vector)
         except psycopg.Error as error:
             return self._stopped(server_error(self.context.prod, error, doing="rebuilding embeddings"))
         except (ServiceUnavailable, ServiceUnusable, RequestRejected, LockTimeout) as error:
@@ -84,17 +93,44 @@ class Rebuild:
         except AlignError as error:
             # What is there is good, and so would be what comes.
             return self._stopped(error) if error.code in (NOT_WRITTEN, DISK_FULL) else self._outcome("failed", error)
-        finally:
-            self.pool.close()
         return self._outcome("changed" if self.rebuilt else "aligned")
+
+    @property
+    def _to_do(self) -> bool:
+        return any(table.to_do for table in self.tables)
+
+    def _nothing_done(self, vector: VectorType | None, begun: str) -> PhaseOutcome:
+        """There is nothing to do, or in check mode this is what would be done."""
+        self.statements = [_shape(table, vector) for table in self.tables if table.to_do]
+        for table in self.tables:
+            table.missing_after = table.work.missing
+            table.horizon = Horizon.of(self.session, table.work.found.table, begun)
+            table.foreseen = table.work.blank
+        return self._outcome("drift" if any(table.to_do > table.work.blank for table in self.tables) else "aligned")
+
+    def _look(self, pool: Pool, vector: VectorType, *, stale: bool) -> None:
+        """What stands before each text, and which vectors that are there come from another model."""
+        there = [table for table in self.tables if not table.work.found.missing_columns]
+        self.prefix = find_prefix(
+            self.session,
+            [table.work.found for table in there],
+            vector,
+            self.options.endpoints[0].dimensions,
+            pool.ask,
+            self.options.prefix,
+        )
+        pool.prefix = self.prefix.prefix
+        self.findings += self.prefix.findings
+        for table in there if stale else []:
+            table.stale = stale_sources(self.session, table.work.found, vector, pool.ask, pool.prefix)
+            table.selection = selection(table.stale)
 
     @property
     def rebuilt(self) -> int:
         return sum(table.rebuilt for table in self.tables)
 
     def _rebuild(self, pool: Pool, vector: VectorType) -> None:
-        self.counters = Counters(sum(table.work.missing + table.stale for table in self.tables))
-        pool.prefix = self.options.prefix
+        self.counters = Counters(sum(table.to_do for table in self.tables))
         for table in self.tables:
             table.horizon = Horizon.of(self.session, table.work.found.table)
         watch_connection(self.session)
@@ -181,11 +217,11 @@ class Rebuild:
                 {
                     "before_header": name,
                     "after_header": name,
-                    "before": f"{table['missing_before']} rows without embedding\n",
-                    "after": f"{after[name]} rows without embedding\n",
+                    "before": f"{table['missing_before']} rows without embedding\n{_stale(table['stale']) if table.get('stale') else ''}",
+                    "after": f"{after[name]} rows without embedding\n{_stale(0) if table.get('stale') else ''}",
                 }
                 for name, table in tables.items()
-                if table["missing_before"] != after[name]
+                if table["missing_before"] != after[name] or table.get("stale")
             ],
             details={
                 "embeddings": {
@@ -206,7 +242,11 @@ class Rebuild:
             "model": self.options.endpoints[0].model,
             "digest": introduced[0].digest if introduced else "",
             "version": introduced[0].version if introduced else "",
-            "prefix": self.pool.prefix if self.pool is not None else self.options.prefix,
+            "prefix": {
+                "value": self.prefix.prefix,
+                "source": self.prefix.source,
+                "evidence": dict(self.prefix.evidence),
+            },
             "endpoints": [lane.as_dict() for lane in lanes],
         }
 
@@ -292,9 +332,10 @@ class _Delivery:
         for number, rows in by_table.items():
             written = self._writers[number].write(rows)
             self._rebuild.tables[number].wrote([row for row in rows if row.id in written], self._rebuild.options.sample)
-            self._rebuild.counters.add(done=len(written))
-            ids = [row.id for row in rows]
-            self._reader.written(number, ids, {one for one in ids if one not in written})
+            ids = {row.id for row in rows}
+            edited = self._writers[number].edited([row for row in rows if row.id not in written])
+            self._rebuild.counters.add(done=len(ids - edited))
+            self._reader.written(number, ids, edited)
         self._flushed = time.monotonic()
 
 
@@ -302,9 +343,16 @@ def _shape(table: TableAccount, vector: VectorType | None) -> Statement:
     """The statement's shape with the number of rows; its arrays are known only when the service has answered."""
     work = table.work
     shown = vector or VectorType("public", 0, 0, "")
-    count = work.missing - work.blank
+    where = "beside their old vectors" if work.found.beside else "in place"
+    what = f"embed {work.missing - work.blank} rows {where}"
+    if table.stale:
+        what += f", and up to {table.stale_rows} whose vectors come from another model"
     return Statement(
         update_statement(work.found, shown, table.selection, ("$1", "$2", "$3")).as_string(None),
         table.name,
-        f"embed {count} rows {'beside their old vectors' if work.found.beside else 'in place'} ($1 ids, $2 hashes of the texts read, $3 vectors)",
+        f"{what} ($1 ids, $2 hashes of the texts read, $3 vectors)",
     )
+
+
+def _stale(rows: int) -> str:
+    return f"{rows} rows with vectors of another model\n"

@@ -101,10 +101,20 @@ class Writer:
 
     def _transact(self, ids: list[int], hashes: list[int], vectors: list[NDArray[np.float32]]) -> set[int]:
         with self._session.transaction("BEGIN ISOLATION LEVEL READ COMMITTED"):
-            # Before any row is locked: others do not wait for this disk.
             xid = record(
                 self._session, self._ledger, self._found, self._vector, self._selection, (ids, hashes, vectors)
             )
             written = {row["id"] for row in self._session.rows(self._update, (ids, hashes, PackedVectors(vectors)))}
         self._ledger.committed(self._session, xid)
         return written
+
+    def edited(self, unwritten: Sequence[Embedded]) -> set[int]:
+        """Those of rows that were not written whose text is another one by now; others are gone, or have a good vector."""
+        if not unwritten:
+            return set()
+        query = sql.SQL(
+            "SELECT page.id FROM {table} AS page JOIN ROWS FROM (pg_catalog.unnest(%s::bigint[]), pg_catalog.unnest(%s::bigint[]))"
+            " AS read(id, text_hash) ON page.id = read.id WHERE {text_hash} <> read.text_hash"
+        ).format(table=self._found.table.identifier, text_hash=self._found.text_hash)
+        rows = self._session.rows(query, ([row.id for row in unwritten], [row.text_hash for row in unwritten]))
+        return {row["id"] for row in rows}

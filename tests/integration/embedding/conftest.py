@@ -68,7 +68,7 @@ def options(service: RunningService) -> Callable[..., Options]:
 
     def make(*, timeout: float = 10.0, model: str = MODEL, base_url: str = "", **fields: object) -> Options:
         endpoint = Endpoint(base_url or service.base_url, model, 768, timeout=timeout)
-        return Options((endpoint,), **{"stall_timeout": 4.0, "sample": 1, **fields})  # type: ignore[arg-type]
+        return Options((endpoint,), **{"stall_timeout": 30.0, "sample": 1, **fields})  # type: ignore[arg-type]
 
     return make
 

@@ -1,0 +1,132 @@
+"""Prefix and stale vectors through the whole rebuild, and several endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import psycopg
+import pytest
+from archon_align.context import Context
+from archon_align.embedding import phase
+from archon_align.embedding.phase import Options
+
+from lab.embedding_service import RunningService, serve
+
+
+def query(dsn: str, statement: str, *params: Any) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode(), params or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def vectors(dsn: str) -> dict[int, str]:
+    return dict(query(dsn, "SELECT id, embedding::text FROM archon_crawled_pages"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def second() -> Iterator[RunningService]:
+    with serve() as running:
+        yield running
+
+
+def test_the_prefix_of_the_vectors_that_are_there_is_used(
+    ready: Context, options: Callable[..., Options], prod: str
+) -> None:
+    prefixed = phase.run(ready, options(prefix="search_document: "))
+    assert prefixed.details["embeddings"]["prefix"]["source"] == "configured"
+    before = vectors(prod)
+    query(prod, "UPDATE archon_crawled_pages SET embedding = NULL WHERE id > 20")
+    found = phase.run(ready, options())
+    assert found.details["embeddings"]["prefix"] | {"evidence": ...} == {
+        "value": "search_document: ",
+        "source": "evidence",
+        "evidence": ...,
+    }
+    assert vectors(prod) == before
+
+
+def test_stale_vectors_are_rebuilt_when_asked_for_and_only_then(
+    ready: Context, options: Callable[..., Options], prod: str, make_context: Callable[..., Context]
+) -> None:
+    phase.run(ready, options())
+    good = vectors(prod)
+    query(prod, "UPDATE archon_crawled_pages SET source_id = 'other' WHERE id > 50")
+    turned = "('[' || (SELECT string_agg((-x::float)::text, ',') FROM unnest(string_to_array(trim('[]' FROM embedding::text), ',')) x) || ']')::vector"
+    query(prod, f"UPDATE archon_crawled_pages SET embedding = {turned} WHERE source_id = 'other'")
+    assert phase.run(ready, options()).changed is False
+
+    check = make_context(prod, check=True)
+    looked = phase.run(check, options(scope="stale"))
+    assert (looked.status, looked.details["embeddings"]["tables"]["public.archon_crawled_pages"]["stale"]) == (
+        "drift",
+        43,
+    )
+    assert "up to 43 whose vectors come from another model" in looked.statements[0].summary
+
+    done = phase.run(ready, options(scope="stale"))
+    assert (done.status, done.details["embeddings"]["rebuilt"]) == ("changed", 43)
+    assert vectors(prod) == good
+    again = phase.run(ready, options(scope="stale"))
+    assert (again.status, again.changed, again.statements) == ("aligned", False, [])
+
+
+def test_a_mixed_source_keeps_the_vectors_that_are_right(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    phase.run(ready, options())
+    good = vectors(prod)
+    query(
+        prod,
+        "UPDATE archon_crawled_pages AS page SET embedding = other.embedding FROM archon_crawled_pages AS other"
+        " WHERE page.id % 2 = 0 AND other.id = (page.id + 10) % 93 + 1",
+    )
+    xmin = dict(query(prod, "SELECT id, xmin::text FROM archon_crawled_pages WHERE id % 2 = 1"))
+    service.forget_requests()
+    done = phase.run(ready, options(scope="stale"))
+    assert done.details["embeddings"]["rebuilt"] == 46
+    assert vectors(prod) == good
+    assert dict(query(prod, "SELECT id, xmin::text FROM archon_crawled_pages WHERE id % 2 = 1")) == xmin
+
+
+def test_two_endpoints_share_the_rows_and_one_that_dies_is_told(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService, second: RunningService
+) -> None:
+    made = options(batch_texts=4, rows_per_commit=8)
+    both = replace(made, endpoints=(*made.endpoints, replace(made.endpoints[0], base_url=second.base_url)))
+    service.set_faults(latency=0.05)
+    second.set_faults(latency=0.05)
+    outcome = phase.run(ready, both)
+    told = outcome.details["embeddings"]["endpoints"]
+    assert (outcome.status, sum(one["rows"] for one in told)) == ("changed", 105)
+    assert all(one["rows"] > 20 for one in told)
+
+    query(prod, "UPDATE archon_crawled_pages SET embedding = NULL")
+    second.set_faults(status=503)
+    outcome = phase.run(ready, both)
+    assert (outcome.status, outcome.details["embeddings"]["missing_after"]) == ("changed", 0)
+    assert [finding.code for finding in outcome.findings] == ["embedding_endpoint_outages"]
+
+
+def test_quarantine_is_noted_row_by_row(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    query(prod, "UPDATE archon_crawled_pages SET content = 'POISON ' || content WHERE id IN (7, 60)")
+    query(prod, "UPDATE archon_crawled_pages SET content = ' ' WHERE id = 8")
+    service.set_faults(fail_marked=True, marker="POISON")
+    outcome = phase.run(ready, options())
+    lines = [orjson.loads(line) for line in (ready.run.artifacts / "quarantine.jsonl").read_bytes().splitlines()]
+    assert {(line["id"], line["attempts"] > 2) for line in lines} == {(7, True), (60, True), (8, False)}
+    assert outcome.details["embeddings"]["quarantined"] == 3
+    assert (ready.run.artifacts / "quarantine.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_workers_one_after_the_other_leave_restore_points_of_their_own(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    first = phase.run(ready, options(worker="one"))
+    assert [point["name"] for point in first.details["restore_points"]] == [f"{ready.run.id}:embeddings-one"]
+    last = phase.run(ready, options())
+    assert (last.status, last.details["restore_points"]) == ("aligned", [])
