@@ -11,13 +11,13 @@ _QUEUED = 1.25
 class InFlight:
     """The limit of requests in flight at one endpoint, found from how long its answers take.
 
-    The limit doubles as long as answers take no longer beside others than alone: then the endpoint serves them in parallel.
-    Once they queue, the parallel slots follow from by how much (Little's law), and half as many again, at least one, may wait
-    so that no slot idles. An endpoint with one slot, such as Ollama's by default, is given two.
+    It begins with two and doubles as long as answers take no longer beside others than alone: then the endpoint serves them
+    in parallel. Once they queue, the parallel slots follow from by how much (Little's law), and about half as many again, at
+    least one, may wait so that no slot idles. An endpoint with one slot, such as Ollama's by default, is given two.
     """
 
     def __init__(self, most: int) -> None:
-        self.limit = 1
+        self.limit = min(2, most)
         self._most = most
         self._alone = 0.0  # seconds per unit of work, of the fastest answer so far
         self._round: list[float] = []
@@ -33,7 +33,7 @@ class InFlight:
         if len(self._round) < self.limit:
             return
         queued = statistics.median(self._round) / self._alone
-        if self.limit == 1 or queued < _QUEUED:
+        if queued < _QUEUED:
             self._set(self.limit + 1 if self._settled else self.limit * 2)
         elif not self._settled:
             self._settled = True

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
 
+import httpcore  # noqa: F401 - httpx would load it with the first request, when time counts
 import httpx
 import orjson
 
