@@ -8,22 +8,53 @@ short_description: Rebuild missing embeddings in place
 description:
   - Embeds every row of PROD's C(archon_crawled_pages) and C(archon_code_examples) whose C(embedding) is NULL, from the text that
     Archon itself embeds. Nothing else of a row changes, and no row is deleted or moved.
+  - Several endpoints are used side by side, in proportion to their speed. One that fails is paused and tried again; the
+    others carry on.
   - Every vector is checked before it is stored (order, count, dimension, finite, not zero, length), and a sample of the stored ones
     is embedded again afterwards.
   - A row that the service refuses for itself, or whose content is blank, is quarantined as a finding; the rest goes on.
   - When the service gives out, the module fails with status C(resumable). What was written stays and the next run continues.
-  - No transaction is open while the service is waited for. Rows are written by one worker, under the run lock of PROD.
+  - No transaction is open while the service is waited for. Rows are written by one session, under the run lock of PROD.
+  - Several hosts may run it at the same time against one PROD, each with a O(worker) of its own. They share the tables by advisory
+    locks on ranges of ids; nothing is written for that. A call without O(worker) comes after theirs and does what they have left.
 attributes:
   check_mode:
-    description: Counts the rows and shows the statement's shape. The service is not called.
+    description: Counts the rows and shows the statement's shape. Nothing is embedded, and no model is pulled.
     support: full
   diff_mode:
     description: Shows the rows without embedding per table, before and after.
     support: full
   idempotent:
-    description: Rows that have an embedding are never touched; a second run changes nothing.
+    description: Rows that have the embedding that is wanted are never touched; a second run changes nothing.
     support: full
 options:
+  endpoints:
+    description: Addresses of embedding services, all of which have the model. Empty means O(base_url) alone.
+    type: list
+    elements: str
+    default: []
+  prefix:
+    description:
+      - What is put before every text, like C(search_document:) and a blank. Used only where PROD has no embedded rows; else these
+        tell with which prefix they were made.
+    type: str
+    default: ""
+  scope:
+    description: >-
+      With V(stale) also the rows are embedded anew whose vectors come from another model or dimension. The old vector stays until the
+      new one is in its place.
+    type: str
+    choices: [missing, stale]
+    default: missing
+  overlong:
+    description: Whether a text that is longer than the model takes is cut, or its row quarantined.
+    type: str
+    choices: [truncate, quarantine]
+    default: truncate
+  pull:
+    description: Whether a model that an Ollama lacks is pulled there.
+    type: bool
+    default: false
   batch_texts:
     description: Texts in one request, at most.
     type: int
@@ -36,10 +67,10 @@ options:
     description: Rows written in one transaction, at most about.
     type: int
     default: 512
-  in_flight:
-    description: Requests under way at a time. Two keep a service busy that serves one at a time, as Ollama does.
+  max_in_flight:
+    description: Requests under way at one endpoint, at most. How many it gets is found out by its speed.
     type: int
-    default: 2
+    default: 16
   max_quarantined:
     description: The module fails when more rows than this cannot be embedded.
     type: int
@@ -47,11 +78,18 @@ options:
   stall_timeout:
     description: Seconds without a finished batch after which the module gives up, resumable.
     type: float
-    default: 300.0
+    default: 120.0
   min_free_mb:
     description: The module gives up, resumable, when less than this many MiB are free for the artifacts.
     type: int
     default: 0
+  worker:
+    description:
+      - The name of this worker, where several hosts share the rebuild. Up to 32 letters, digits, dots, dashes and underscores.
+      - Its restore point is C(restore-points/embeddings-<worker>.jsonl) below O(artifacts_dir), which may be a folder of the
+        worker's own and is made when missing.
+    type: str
+    default: ""
 extends_documentation_fragment: [archon_phase, archon_service]
 author:
   - archon-align maintainers
@@ -67,6 +105,20 @@ EXAMPLES = r"""
     base_url: http://ollama.example:11434/v1
     model: nomic-embed-text
     dimensions: 768
+
+- name: The same with two services, and rows of another model anew
+  archon_embeddings:
+    run_id: "{{ archon_run_id }}"
+    artifacts_dir: "{{ archon_artifacts_dir }}"
+    prod_dsn: "{{ archon_prod_dsn }}"
+    dev_dsn: "{{ archon_dev_dsn }}"
+    base_url: http://ollama.example:11434/v1
+    endpoints:
+      - http://ollama.example:11434/v1
+      - http://gpu.example:8080/v1
+    model: nomic-embed-text
+    dimensions: 768
+    scope: stale
 """
 
 RETURN = r"""
@@ -75,6 +127,11 @@ status:
   returned: always
   type: str
   sample: changed
+worker:
+  description: O(worker), where one was named.
+  returned: when a worker was named
+  type: str
+  sample: gpu-1
 seconds:
   description: Time taken, in seconds.
   returned: success
@@ -94,7 +151,9 @@ findings:
   elements: dict
   sample: []
 details:
-  description: The phase's part of the report.
+  description: >-
+    The phase's part of the report. A call without O(worker) adds C(written_by_workers), the rows by worker that their restore
+    points tell of, where there are any.
   returned: always
   type: dict
   sample:
@@ -130,8 +189,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 MISSING = None
 try:
-    from ansible.module_utils.archon_align.embedding import phase
-    from ansible.module_utils.archon_align.embedding.endpoint import Endpoint
+    from ansible.module_utils.archon_align.embedding import phase, workers
+    from ansible.module_utils.archon_align.embedding.endpoint import endpoints_of
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
 from ansible.module_utils.archon_align.ansible_edge import (
@@ -143,13 +202,18 @@ from ansible.module_utils.archon_align.ansible_edge import (
 )
 
 OWN = {
+    "prefix": {"type": "str", "default": ""},
+    "scope": {"type": "str", "choices": ["missing", "stale"], "default": "missing"},
+    "overlong": {"type": "str", "choices": ["truncate", "quarantine"], "default": "truncate"},
+    "pull": {"type": "bool", "default": False},
     "batch_texts": {"type": "int", "default": 64},
     "batch_characters": {"type": "int", "default": 100_000},
     "rows_per_commit": {"type": "int", "default": 512},
-    "in_flight": {"type": "int", "default": 2},
+    "max_in_flight": {"type": "int", "default": 16},
     "max_quarantined": {"type": "int", "default": 100},
-    "stall_timeout": {"type": "float", "default": 300.0},
+    "stall_timeout": {"type": "float", "default": 120.0},
     "min_free_mb": {"type": "int", "default": 0},
+    "worker": {"type": "str", "default": ""},
 }
 
 
@@ -158,17 +222,28 @@ def main():
         argument_spec={
             **PHASE_OPTIONS,
             **SERVICE_OPTIONS,
+            "endpoints": {"type": "list", "elements": "str", "default": []},
             **OWN,
         },
         supports_check_mode=True,
     )
     require_libraries(module, MISSING)
-    options = module.params
+    given = module.params
+    name = given["worker"]
+
+    def rebuild(context):
+        service = {option: given[option] for option in SERVICE_OPTIONS}
+        endpoints, findings = endpoints_of(urls=given["endpoints"], **service)
+        if name and not context.check:
+            workers.private_folder(context.run.artifacts)
+        outcome = phase.run(context, phase.Options(endpoints, **{option: given[option] for option in OWN}))
+        outcome.findings = [*findings, *outcome.findings]
+        return outcome if name else workers.with_workers(context, outcome)
 
     def work():
-        endpoint = Endpoint.of(**{name: options[name] for name in SERVICE_OPTIONS})
-        chosen = phase.Options(endpoint, **{name: options[name] for name in OWN})
-        return run_phase(module, "embeddings", lambda context: phase.run(context, chosen), exempt=True)
+        workers.require_name(name)
+        result = run_phase(module, "embeddings", rebuild, ledger=workers.ledger_name(name), exempt=True)
+        return result | ({"worker": name} if name else {})
 
     finish(module, work)
 
