@@ -244,6 +244,12 @@ def _raise(error: Exception) -> Handler:
             RequestTooLong,
             "too long",
         ),
+        (lambda _: httpx.Response(413, html="<h1>Request Entity Too Large"), RequestTooLong, "HTTP 413"),
+        (
+            lambda _: httpx.Response(400, json={"error": '{"error":{"code":400,"message":"boom inside"}}'}),
+            RequestRejected,
+            "HTTP 400: boom inside",
+        ),
         (lambda _: httpx.Response(200, json={"error": {"message": "rate"}}), RequestRejected, "HTTP 200: rate"),
         (lambda _: httpx.Response(200, json={"embedding": []}), ServiceUnusable, "ends in /v1"),
         (lambda _: httpx.Response(400, json={"error": {"message": "EOF"}}), RequestRejected, "HTTP 400: EOF"),
