@@ -33,7 +33,7 @@ from .reader import Limits, Reader
 from .stale import selection, stale_sources
 from .tables import EmbeddedTable, VectorType
 from .verification import SAME_COSINE, worst_cosine
-from .work import survey
+from .work import index_in_the_way, survey
 from .writer import Embedded, Writer, update_statement
 
 _FLUSH_SECONDS = 0.5
@@ -63,6 +63,8 @@ class Rebuild:
         begun = snapshot_now(self.session)
         vector, works, findings = survey(self.session, self.options.endpoints[0].dimensions, beside=True)
         self.findings += findings
+        for work in works:
+            self.findings += index_in_the_way(self.session, work)
         self.tables = [TableAccount(work) for work in works]
         # What is stale has to be asked of the service, also in check mode; several workers leave that to the last one.
         looks = self.options.scope == "stale" and not self.options.worker and vector is not None

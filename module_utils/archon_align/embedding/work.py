@@ -11,10 +11,14 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..preservation.fingerprint import columns_of
 from ..schema.vectors import free_name
+from .index import METHOD, indexes
 from .kinds import COLUMN, KINDS, Kind
 from .tables import EmbeddedTable, VectorType, find_table, vector_type
 
 BLANK = "its content is blank"
+# Into an hnsw index vectors are written some sixty times more slowly than without (tests/bench/embeddings/sizes.py); below so
+# many rows that is minutes at most.
+_MANY_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +147,23 @@ def _count(session: Session, found: EmbeddedTable) -> Work:
     )
     assert row is not None  # an aggregate always yields a row
     return Work(found, row["missing"], row["blank"])
+
+
+def index_in_the_way(session: Session, work: Work) -> list[Finding]:
+    """A finding for each index that would slow down writing that many vectors, and what can be done about it."""
+    if work.missing < _MANY_ROWS or work.found.missing_columns:
+        return []
+    schema = work.found.table.schema
+    return [
+        Finding(
+            "embedding_index_in_the_way",
+            "warning",
+            f"{schema}.{one.name}",
+            f"Each of the {work.missing:,} vectors is put into this {one.method} index as it is written, which takes far longer than"
+            " building the index afterwards.",
+            "To be much faster, drop it before the run, and search does without it until the end of this phase, which builds a new one: "
+            + sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(schema, one.name)).as_string(None),
+        )
+        for one in indexes(session, work.found)
+        if one.method == METHOD
+    ]

@@ -130,3 +130,18 @@ def test_workers_one_after_the_other_leave_restore_points_of_their_own(
     assert [point["name"] for point in first.details["restore_points"]] == [f"{ready.run.id}:embeddings-one"]
     last = phase.run(ready, options())
     assert (last.status, last.details["restore_points"]) == ("aligned", [])
+
+
+def test_an_index_that_would_slow_many_writes_down_is_told(
+    make_context: Callable[..., Context],
+    options: Callable[..., Options],
+    prod: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query(prod, 'CREATE INDEX "odd ""index" ON archon_crawled_pages USING hnsw (embedding vector_cosine_ops)')
+    check = make_context(prod, check=True)
+    assert phase.run(check, options()).findings == []
+    monkeypatch.setattr("archon_align.embedding.work._MANY_ROWS", 93)
+    told = phase.run(check, options()).findings
+    assert [finding.code for finding in told] == ["embedding_index_in_the_way"]
+    assert told[0].remedy.endswith('DROP INDEX CONCURRENTLY "public"."odd ""index"')
