@@ -158,6 +158,8 @@ def test_any_order_of_a_reply_is_put_right(order: list[int]) -> None:
         ([unit(0), {"a": 1}], [0, 1], "embedding_not_numbers"),
         ([unit(0), "not base64!"], [0, 1], "embedding_not_numbers"),
         ([unit(0), "AAAA"], [0, 1], "embedding_not_numbers"),
+        ([encoded(unit(0)), "!" + encoded(unit(1))[1:]], [0, 1], "embedding_not_numbers"),
+        ([encoded(unit(0))[:-1] + "=", encoded(unit(1))], [0, 1], "embedding_not_numbers"),
         ([unit(0), [1e39, 0.0, 0.0]], [0, 1], "embedding_not_finite"),
         ([unit(0), encoded([float("nan"), 0.0, 0.0])], [0, 1], "embedding_not_finite"),
         ([unit(0), encoded([float("inf"), 0.0, 0.0])], [0, 1], "embedding_not_finite"),
