@@ -14,6 +14,7 @@ from archon_align.embedded.server import EmbeddedServer
 from archon_align.embedding import search_phase
 from archon_align.embedding.client import EmbeddingClient
 from archon_align.embedding.options import Options
+from archon_align.errors import AlignError
 from archon_align.outcome import PhaseOutcome
 from embedding_rows import FUNCTION, GRANTS
 
@@ -288,3 +289,9 @@ def test_pages_that_are_all_alike_cannot_be_asked_for(
     outcome = search_phase.run(ready, search())
     assert (outcome.error, outcome.details["search"]["source"]) == (None, "sampled")
     assert outcome.details["search"]["passages"] == outcome.details["search"]["queries"]
+
+
+def test_a_size_that_is_none_is_told_before_anything_else(prove: Callable[..., PhaseOutcome]) -> None:
+    for check in (True, False):
+        with pytest.raises(AlignError, match="archon_index_maintenance_work_mem"):
+            prove(check=check, maintenance_work_mem="plenty")
