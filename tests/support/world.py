@@ -62,9 +62,9 @@ class World:
             check=False,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, playbook: str = "align.yml") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*arguments),
+            self.command(*arguments, playbook=playbook),
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,

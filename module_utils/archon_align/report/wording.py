@@ -22,6 +22,9 @@ HEADLINES = {
 ALIGNING = frozenset({"schema", "data", "embeddings", "templates"})
 
 
+VECTORS = "vectors"
+
+
 def headline(report: Report) -> str:
     """One sentence for the whole run."""
     words = HEADLINES[report["result"]]
@@ -76,8 +79,12 @@ def undone(report: Report) -> list[tuple[str, str]]:
 
 
 def committed(report: Report) -> list[str]:
-    """The phases of which something stays."""
-    return [phase["name"] for phase in report["phases"] if phase["changed"] and phase["status"] != "rolled_back"]
+    """The phases of which something stays. Vectors do, when what came after them in their phase failed and was undone."""
+    kept = [phase["name"] for phase in report["phases"] if phase["changed"] and phase["status"] != "rolled_back"]
+    undone = {phase["name"] for phase in report["phases"] if phase["status"] == "rolled_back"}
+    if "embeddings" in undone and amount((report["embeddings"] or {}).get("rebuilt")):
+        kept.append(VECTORS)
+    return kept
 
 
 def amount(value: object) -> int:
@@ -210,7 +217,7 @@ def database_state(report: Report) -> str:
         words += f" Phase {', '.join(users)} was undone, but for what users changed meanwhile (see the findings)."
     elif not left:
         words += " The failed phase left nothing half-done; a new run continues from here."
-    point = point_of(report, [*kept, *left])
+    point = point_of(report, [*kept, *left, *(["embeddings"] if VECTORS in kept else [])])
     return words + (f" To undo that, too: {recovery(point)}" if point else "")
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 ROWS = 1_792
 MISSING = ROWS + 93 + 14
 # Seconds a request takes until all workers are at work, however long this machine needs to start them; then seconds a text takes.
-WAITING = 3.0
+WAITING = 1.5
 SLOW = 0.004
 _MORE = """
 INSERT INTO archon_crawled_pages (url, chunk_number, content, source_id)
@@ -86,9 +86,12 @@ def world(shared_lab: Lab, lab_folder: Path, tmp_path_factory: pytest.TempPathFa
     return world
 
 
-def start(world: World, workers: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    world: World, workers: Path, *arguments: str, playbook: str = "playbooks/embeddings.yml"
+) -> subprocess.Popen[str]:
     # The added pages are no text that anybody asks for.
-    return world.start("-i", str(workers / "hosts.yml"), "-e", "archon_search_queries_file=", *arguments)
+    plain = ("-e", "archon_search_queries_file=")
+    return world.start("-i", str(workers / "hosts.yml"), *plain, *arguments, playbook=playbook)
 
 
 def finish(world: World, process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
@@ -124,7 +127,7 @@ def together(world: World, process: subprocess.Popen[str], services: list[Runnin
 
 
 def test_in_check_mode_only_prod_is_asked(world: World, workers: Path, services: list[RunningService]) -> None:
-    report, _ = finish(world, start(world, workers, "--tags", "embeddings", "--check"))
+    report, _ = finish(world, start(world, workers, "--check"))
     assert report["embeddings"]["missing_before"] == MISSING
     assert "workers" not in report["embeddings"]
     assert {one["severity"] for one in report["findings"]} == {"info"}
@@ -135,7 +138,7 @@ def test_in_check_mode_only_prod_is_asked(world: World, workers: Path, services:
 def test_all_of_them_share_the_rows_and_one_that_is_away_stops_nobody(
     world: World, workers: Path, services: list[RunningService]
 ) -> None:
-    process = start(world, workers, "--tags", "embeddings")
+    process = start(world, workers)
     together(world, process, services, 3)
     report, output = finish(world, process)
     found = report["embeddings"]
@@ -192,7 +195,7 @@ def test_a_worker_that_is_killed_leaves_its_rows_to_the_others(
     world: World, workers: Path, services: list[RunningService]
 ) -> None:
     hosts = "archon_prod,archon_dev,w-1,shipped"
-    process = start(world, workers, "--limit", hosts, "--tags", "embeddings,report")
+    process = start(world, workers, "--limit", hosts, "--tags", "embeddings,report", playbook="align.yml")
     there = together(world, process, services, 2)
     ledgers = world.artifacts / "latest" / "restore-points"
     deadline = time.monotonic() + 30

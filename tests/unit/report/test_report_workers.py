@@ -168,3 +168,27 @@ def test_the_summary_says_it_in_one_line_and_the_document_by_worker(tmp_path: Pa
     assert "| w2 | failed | 0 | 0.0 |" in (tmp_path / "report.md").read_text()
     assert "workers" not in summary(report_of(OWN), RUN.artifacts)
     assert "workers" not in report_of(OWN)["embeddings"]
+
+
+def test_vectors_that_stay_are_told_though_the_phase_was_undone_after_them() -> None:
+    undone = {
+        "phase": "embeddings",
+        "status": "rolled_back",
+        "changed": False,
+        "failed": True,
+        "error": ERROR,
+        "msg": "It stopped.",
+    }
+    point = {
+        "name": f"{RUN.id}:embeddings-w1",
+        "phase": "embeddings-w1",
+        "restore_with": "roll back",
+        "created_at": "1",
+    }
+    first = {**FIRST, "details": {**FIRST["details"], "restore_points": [point]}}
+    text = summary(report_of(first, OWN, undone), RUN.artifacts)
+    assert "failed and was undone; what earlier phases" in text.splitlines()[0]
+    assert "PROD is as it was before the run" not in text
+    assert "Committed and kept: vectors." in text
+    assert "roll back" in text
+    assert "PROD is as it was before the run" in summary(report_of(undone), RUN.artifacts)
