@@ -15,7 +15,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from .errors import AlignError
 
 # A run that is interrupted ends within two seconds. What a module cannot close by then, the server and the next run do.
-_LEAVING_SECONDS = 1.4
+_LEAVING_SECONDS = 1.2
 
 PHASE_OPTIONS: dict[str, dict[str, Any]] = {
     "run_id": {"type": "str", "required": True},

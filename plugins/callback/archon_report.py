@@ -41,6 +41,8 @@ PREFIX = "archon_"
 CORE = Path(__file__).resolve().parents[2] / "module_utils"
 # How long an interrupted playbook may take to end before another signal ends it at once.
 GRACE_SECONDS = 3.0
+# Modules leave within this time (see ansible_edge.finish).
+LEAVING_SECONDS = 1.3
 
 
 @dataclass
@@ -70,6 +72,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         self._at_work: dict[tuple[str, str], Any] = {}
         self._ansibles: Any = None
         self._interrupted: tuple[int, float] | None = None
+        self._modules: list[Any] = []
 
     def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
         if self._ansibles is None:
@@ -112,20 +115,36 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
                 _end_by(number)
             return
         self._interrupted = number, now
+        self._guarded(self._find_modules)
         try:
             self._ansibles(signal.SIGINT, frame)
         finally:
             # Ansible has put back the default, by which a second Ctrl-C would leave no report.
             signal.signal(signal.SIGINT, self._interrupt)
 
+    def _find_modules(self) -> None:
+        """Workers die at once and leave their modules to nobody. The keeper, which has a session of its own, is none of them."""
+        import psutil
+
+        below = [process for worker in psutil.Process().children() for process in worker.children(recursive=True)]
+        self._modules = [process for process in below if os.getsid(process.pid) != process.pid]
+
+    def _await_modules(self, since: float) -> None:
+        """What a module commits in its last moment shall not be missing from the report."""
+        while any(_is_alive(module) for module in self._modules) and time.monotonic() - since < LEAVING_SECONDS:
+            time.sleep(0.02)
+
     def _leave(self) -> None:
         """The last thing the playbook's process does. Whoever sent it SIGTERM shall see that it ended by that."""
         if self._interrupted is None:
             return
+        self._guarded(self._await_modules, self._interrupted[1])
         for known in self._runs.values():
             self._guarded(self._tell_interrupted, known, *self._interrupted)
         sys.stdout.flush()
-        # Python would look through all that Ansible has in memory before it ends, which takes a second.
+        # Python puts back the default while it ends; all there is to say has been said, and shall not look like a crash now.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # It would also look through all that Ansible has in memory before it ends, which takes a second.
         gc.freeze()
         if self._interrupted[0] == signal.SIGTERM:
             _end_by(signal.SIGTERM)
@@ -228,6 +247,16 @@ def _load_core() -> None:
     if str(CORE) not in sys.path:
         sys.path.append(str(CORE))
         importlib.import_module("archon_align.report")
+
+
+def _is_alive(process: Any) -> bool:
+    """A zombie is dead, though nobody may have noticed."""
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _end_by(number: int) -> None:

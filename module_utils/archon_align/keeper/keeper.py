@@ -86,7 +86,7 @@ class Keeper:
             if reason is None:
                 try:
                     self._publish()
-                    self._stopped.wait(POLL_SECONDS)
+                    self._playbook.wait(POLL_SECONDS, self._stopped)
                 except psycopg.Error:
                     reason = self._reconnect()
         self._end(reason)

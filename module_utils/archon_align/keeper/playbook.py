@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import select
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +95,20 @@ class Playbook:
         with contextlib.suppress(psutil.Error):
             self._workers = [child for child in self._process.children() if _command(child) == self._command]
         return True
+
+    def wait(self, seconds: float, stopped: threading.Event) -> None:
+        """Until the playbook ends, where the system can tell at once, or `stopped` is set, but no longer than `seconds`."""
+        if self._process is None or stopped.is_set() or not hasattr(os, "pidfd_open"):
+            stopped.wait(seconds)
+            return
+        try:
+            descriptor = os.pidfd_open(self._process.pid)
+        except OSError:
+            return  # it has ended; whether the pid is somebody else's by now is told by its start
+        try:
+            select.select([descriptor], [], [], seconds)
+        finally:
+            os.close(descriptor)
 
     def end_leftovers(self) -> int:
         """Send SIGTERM to workers that outlived the playbook and to all below them; the number of processes told."""
