@@ -11,6 +11,7 @@ import pytest
 from archon_align.context import Context
 from archon_align.database.session import open_session
 from archon_align.embedding.kinds import KINDS
+from archon_align.embedding.selection import Selection
 from archon_align.embedding.tables import find_table, vector_type
 from archon_align.embedding.writer import Embedded, Writer
 from archon_align.errors import AlignError
@@ -50,9 +51,9 @@ def fill(context: Context, *batches: range) -> list[Entry]:
         with psycopg.connect(context.prod.dsn) as connection:
             query = f"SELECT page.id, {found.text_hash.as_string(None)} FROM archon_crawled_pages page"
             hashes = dict(connection.execute(query.encode()).fetchall())
-        writer = Writer(session, found, vector, ledger)
+        writer = Writer(session, found, vector, ledger, Selection())
         for ids in batches:
-            writer.write([Embedded(one, hashes[one], np.full(3, one, np.float32)) for one in ids])
+            writer.write([Embedded(0, one, hashes[one], np.full(3, one, np.float32)) for one in ids])
     return entries(context)
 
 
