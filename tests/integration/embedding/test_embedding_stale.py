@@ -175,6 +175,16 @@ def test_sources_are_told_apart(prod: str, session: Session) -> None:
     assert all(text.startswith(PREFIX) for request in service.requests for text in request)
 
 
+def test_one_vector_without_direction_or_of_other_dimensions_makes_a_source_stale(prod: str, session: Session) -> None:
+    for name, vector in (("zero", np.zeros(D, np.float32)), ("long", np.ones(D + 1, np.float32))):
+        insert(prod, [*rows_of(name, 2), ("last", name, vector)])
+    stale = stale_sources(session, *table(session), Service(), PREFIX)
+    assert {one.source: (one.rows, one.sampled - one.matching, one.mixed) for one in stale} == {
+        "zero": (3, 1, True),
+        "long": (3, 1, True),
+    }
+
+
 def test_a_table_without_sources_is_one(prod: str, session: Session) -> None:
     found, vector = table(session, 1)
     assert stale_sources(session, found, vector, Service(), "") == []
