@@ -68,9 +68,14 @@ class TableAccount:
         }
 
     def wrote(self, rows: Sequence[Embedded], size: int) -> None:
-        """These rows have their vector now; of each endpoint's up to `size` ids are kept, spread over all of them."""
+        """These rows have their vector now; of each endpoint's up to `size` ids are kept, spread over all of them.
+
+        A text that was cut is left out: embedded as it is, it may be refused.
+        """
         self.rebuilt += len(rows)
         for row in rows:
+            if row.id in self.truncated:
+                continue
             self.written_by[row.endpoint] += 1
             kept, place = self.samples[row.endpoint], random.randrange(self.written_by[row.endpoint])  # noqa: S311
             if len(kept) < size:
