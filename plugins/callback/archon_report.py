@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -139,9 +140,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         if self._interrupted is None:
             return
         self._guarded(self._await_modules, self._interrupted[1])
-        for known in self._runs.values():
-            self._guarded(self._tell_interrupted, known, *self._interrupted)
-        sys.stdout.flush()
+        # Ctrl-C has also ended what read our output in a pipe: that there is nobody to tell must not keep a report from being written.
+        with suppress(OSError):
+            for known in self._runs.values():
+                self._guarded(self._tell_interrupted, known, *self._interrupted)
+            sys.stdout.flush()
         # Python puts back the default while it ends; all there is to say has been said, and shall not look like a crash now.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # It would also look through all that Ansible has in memory before it ends, which takes a second.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .interruption import CODE as INTERRUPTED
+
 Report = Mapping[str, Any]
 
 HEADLINES = {
@@ -216,7 +218,8 @@ def database_state(report: Report) -> str:
     if users:
         words += f" Phase {', '.join(users)} was undone, but for what users changed meanwhile (see the findings)."
     elif not left:
-        words += " The failed phase left nothing half-done; a new run continues from here."
+        how = "interrupted" if any(phase["error"]["code"] == INTERRUPTED for phase in failed) else "failed"
+        words += f" The {how} phase left nothing half-done; a new run continues from here."
     point = point_of(report, [*kept, *left, *(["embeddings"] if VECTORS in kept else [])])
     return words + (f" To undo that, too: {recovery(point)}" if point else "")
 
