@@ -12,8 +12,8 @@ class InFlight:
     """The limit of requests in flight at one endpoint, found from how long its answers take.
 
     It begins with two and doubles as long as answers take no longer beside others than alone: then the endpoint serves them
-    in parallel. Once they queue, the parallel slots follow from by how much (Little's law), and about half as many again, at
-    least one, may wait so that no slot idles. An endpoint with one slot, such as Ollama's by default, is given two.
+    in parallel. Once they queue, the parallel slots follow from by how much (Little's law), and for each of them one more may
+    wait: slots that are started together end together. An endpoint with one slot, such as Ollama's by default, is given two.
     """
 
     def __init__(self, most: int) -> None:
@@ -37,8 +37,7 @@ class InFlight:
             self._set(self.limit + 1 if self._settled else self.limit * 2)
         elif not self._settled:
             self._settled = True
-            slots = max(1, round(self.limit / queued))
-            self._set(min(self.limit, slots + max(1, slots // 2)))
+            self._set(min(self.limit, 2 * max(1, round(self.limit / queued))))
         else:
             self._round.clear()
 
