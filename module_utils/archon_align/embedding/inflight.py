@@ -35,11 +35,11 @@ class InFlight:
         queued = statistics.median(self._round) / self._alone
         if queued < _QUEUED:
             self._set(self.limit + 1 if self._settled else self.limit * 2)
-        elif not self._settled:
-            self._settled = True
-            self._set(min(self.limit, 2 * max(1, round(self.limit / queued))))
-        else:
-            self._round.clear()
+            return
+        # Noise makes answers look queued, never the other way round: what was settled on is only ever raised.
+        wanted = 2 * max(1, round(self.limit / queued))
+        self._set(max(wanted, self.limit) if self._settled else min(wanted, self.limit))
+        self._settled = True
 
     def overloaded(self) -> None:
         """The endpoint could not take what it was given."""
