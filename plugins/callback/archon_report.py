@@ -92,7 +92,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         self._ended(result)
-        if not ignore_errors or _is_worker(result):
+        if not ignore_errors:
             self._guarded(self._collect, result, "failed")
 
     def v2_runner_on_skipped(self, result: Any) -> None:
