@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from archon_align import report
 from archon_align.context import Run
 from archon_align.report import interrupted
 
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "report.schema.json").read_text())
 RUN_ID = "20260101-000000-abcdef"
 AT = "2026-01-01T00:00:09.000Z"
 
@@ -36,6 +38,7 @@ def ledger(folder: Path, phase: str, *, committed: bool) -> None:
 
 def summary(folder: Path, *results: dict[str, Any], run_id: str = RUN_ID) -> tuple[dict[str, Any], str]:
     built = report.build(Run(run_id, folder), results, AT, AT, before={}, after={})
+    jsonschema.validate(built, SCHEMA)
     return built, " ".join(report.summary(built, folder).split())
 
 
