@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from .client import EmbeddingClient, Identity
@@ -78,8 +78,8 @@ class Pool:
         """There is a good reason why nothing is embedded at the moment."""
         self._moved = time.monotonic()
 
-    def ask(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of `texts`, by whichever endpoint takes them; waits out their failures.
+    def ask(self, texts: Sequence[str], tick: Callable[[], None]) -> Vectors:
+        """The vectors of `texts`, by whichever endpoint takes them; waits out their failures, and calls `tick` meanwhile.
 
         Raises ServiceUnavailable (after the stall timeout), ServiceUnusable or RequestRejected.
         """
@@ -95,6 +95,7 @@ class Pool:
             try:
                 answer = job.reply.get(timeout=_TICK)
             except Empty:
+                tick()
                 self.require_movement()
                 continue
             self.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -32,6 +33,7 @@ from .ranges import watch_connection
 from .reader import Limits, Reader
 from .stale import selection, stale_sources
 from .tables import EmbeddedTable, VectorType
+from .vectors import Vectors
 from .verification import SAME_COSINE, worst_cosine
 from .work import index_in_the_way, survey
 from .writer import Embedded, Writer, update_statement
@@ -56,6 +58,7 @@ class Rebuild:
         self.quarantine = Quarantine(self.context, options.max_quarantined)
         self.counters = Counters(0)
         self.pool: Pool | None = None
+        self._shown = 0.0
         self.prefix = Prefix(options.prefix, "configured")
 
     def run(self) -> PhaseOutcome:
@@ -118,13 +121,13 @@ class Rebuild:
             [table.work.found for table in there],
             vector,
             self.options.endpoints[0].dimensions,
-            pool.ask,
+            self._ask,
             self.options.prefix,
         )
         pool.prefix = self.prefix.prefix
         self.findings += self.prefix.findings
         for table in there if stale else []:
-            table.stale = stale_sources(self.session, table.work.found, vector, pool.ask, pool.prefix)
+            table.stale = stale_sources(self.session, table.work.found, vector, self._ask, pool.prefix)
             table.selection = selection(table.stale)
 
     @property
@@ -164,11 +167,23 @@ class Rebuild:
             self._verify(table, vector, pool)
         self._require_same_models(pool)
 
+    def _ask(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of `texts`, shown to be waited for: a session that is told to end learns it when it says something."""
+        assert self.pool is not None  # made before anything is asked
+        return self.pool.ask(texts, lambda: self.show("asking the service"))
+
+    def show(self, text: str) -> None:
+        """Show `text`, once a second at most. Raises psycopg.Error."""
+        now = time.monotonic()
+        if now - self._shown > _SHOW_SECONDS:
+            self.session.progress(text)
+            self._shown = now
+
     def _verify(self, table: TableAccount, vector: VectorType, pool: Pool) -> None:
         sample = [one for ids in table.samples.values() for one in ids]
         if not sample:
             return
-        worst = worst_cosine(self.session, table.work.found, vector, pool.ask, pool.prefix, sample)
+        worst = worst_cosine(self.session, table.work.found, vector, self._ask, pool.prefix, sample)
         if worst is not None and worst[1] < SAME_COSINE:
             raise AlignError(
                 "A rebuilt vector does not belong to its row.",
@@ -301,7 +316,7 @@ class _Delivery:
             for table in rebuild.tables
         ]
         self._buffer: list[Embedded] = []
-        self._flushed = self._shown = 0.0
+        self._flushed = 0.0
 
     def take(self, settled: Settled) -> None:
         """What became of a batch. Raises AlignError or psycopg.Error."""
@@ -321,9 +336,7 @@ class _Delivery:
         now = time.monotonic()
         if self._buffer and (self._pool.idle or now - self._flushed > _FLUSH_SECONDS):
             self._flush()
-        if now - self._shown > _SHOW_SECONDS:
-            self._rebuild.session.progress(self._rebuild.counters.text())
-            self._shown = now
+        self._rebuild.show(self._rebuild.counters.text())
 
     def _flush(self) -> None:
         self._rebuild.watch.check()

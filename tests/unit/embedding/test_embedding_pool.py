@@ -256,14 +256,21 @@ def test_a_parallel_service_gets_more() -> None:
 
 def test_questions_are_answered_also_while_an_endpoint_fails_at_first() -> None:
     pool = pool_of(Service(lambda _texts, number: 503 if number <= 3 else 200))
-    assert np.allclose(pool.ask(["a", "b"]), [vector("a"), vector("b")], atol=1e-6)
+    assert np.allclose(pool.ask(["a", "b"], lambda: None), [vector("a"), vector("b")], atol=1e-6)
     pool.close()
+
+
+def test_whoever_waits_for_an_answer_is_called_meanwhile() -> None:
+    pool, waited = pool_of(Service(seconds=0.3)), []
+    pool.ask(["a"], lambda: waited.append(time.monotonic()))
+    pool.close()
+    assert waited
 
 
 def test_a_refused_question_is_told() -> None:
     pool = pool_of(Service(refusing({"bad"})))
     with pytest.raises(RequestRejected):
-        pool.ask(["bad"])
+        pool.ask(["bad"], lambda: None)
     pool.close()
 
 
