@@ -59,4 +59,5 @@ class Job:
     def part(self, positions: Sequence[int]) -> Job:
         """A job of some of its rows. It was refused already, but for a row that comes alone: that has to be refused alone."""
         rows = [self.rows[n] for n in positions]
-        return Job([self.texts[n] for n in positions], rows, attempts=self.attempts, refusals=int(len(rows) > 1))
+        texts = [self.texts[n] for n in positions]
+        return Job(texts, rows, attempts=self.attempts, refusals=int(len(rows) > 1), outages=self.outages)

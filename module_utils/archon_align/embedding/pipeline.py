@@ -16,6 +16,7 @@ from .work import BLANK
 # How often the one that waits looks at the clock.
 TICK_SECONDS = 0.25
 _SHOW_SECONDS = 1.0
+_END_SECONDS = 2.0
 
 
 class _Read(Exception):
@@ -35,9 +36,12 @@ class Feeder:
     def start(self) -> None:
         self._thread.start()
 
-    def join(self, seconds: float) -> None:
-        """Wait until the thread has let go of its session, `seconds` at most."""
-        self._thread.join(seconds)
+    def end(self) -> None:
+        """Wait until the thread has let go of its session; a statement that takes long is cancelled."""
+        self._thread.join(TICK_SECONDS)
+        if self._thread.is_alive():
+            self._reader.cancel()
+            self._thread.join(_END_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -94,4 +98,4 @@ def run_pipeline(pool: Pool, feeder: Feeder, deliver: Callable[[Settled], None],
         pool.stop()
         raise
     finally:
-        feeder.join(TICK_SECONDS)
+        feeder.end()

@@ -194,6 +194,8 @@ class Pool:
             if job.suspect:
                 lane.require_canary()
                 innocent = True
+                with self._changed:
+                    lane.breaker.succeeded()
             sent = True
             if job.reply is not None:
                 job.reply.put(lane.client.embed(job.texts))
@@ -262,7 +264,6 @@ class Pool:
     def _isolate(self, job: Job, reason: str) -> None:
         """Try the batch once more, then its halves; a row that fails alone twice, while a harmless text succeeds, is to blame."""
         job.refusals += 1
-        job.outages = 0
         self.touch()
         if job.refusals == 1:
             self._again([job])

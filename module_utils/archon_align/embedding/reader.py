@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import sql
 
 from ..database.session import Session
@@ -38,6 +40,7 @@ _BATCHES_PER_READ = 4
 # How often a row is read again that users keep editing.
 _TRIES = 3
 _WAIT = 0.2
+_CANCEL_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -96,6 +99,11 @@ class Reader:
     def waits_for_others(self) -> bool:
         """Whether all that is left is what other workers hold."""
         return not any(walk.ranges.busy for walk in self._walks)
+
+    def cancel(self) -> None:
+        """Have the server give up the statement that the reader waits for, if it can be reached; from any thread."""
+        with suppress(psycopg.Error):
+            self._session.connection.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def batches(self) -> Iterator[list[Row]]:
         """Rows up to the limits, in order; a blank row comes alone. An empty batch says that there is nothing at the moment.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -141,3 +142,29 @@ def test_the_server_is_told_to_notice_a_dead_worker(prod: str, sessions: Callabl
     session = sessions()
     watch_connection(session)  # on a local socket the server takes it and has no use for it
     assert session.value("SELECT 1") == 1
+
+
+def test_a_statement_that_takes_long_is_cancelled_when_the_work_ends(
+    prod: str, sessions: Callable[[], Session]
+) -> None:
+    """A user's lock holds the reader up; whoever ends the rebuild does not wait for it."""
+    session = sessions()
+    reader = reader_on(session)
+    failed: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            list(reader.batches())
+        except psycopg.Error as error:
+            failed.append(error)
+
+    session.rows("SELECT pg_catalog.set_config('lock_timeout', '60s', false)")
+    with psycopg.connect(prod) as user:
+        user.execute("LOCK TABLE archon_crawled_pages IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        reader.cancel()
+        thread.join(10)
+    assert isinstance(failed[0], psycopg.errors.QueryCanceled)

@@ -169,8 +169,10 @@ def test_a_text_that_brings_the_service_down_each_time_is_found() -> None:
     def crash(texts: list[str], _number: int) -> int | Exception:
         return httpx.ReadError("connection reset") if "text 5" in texts else 200
 
-    settled = drain(pool_of(Service(crash)), [rows(range(8)), rows(range(8, 16))])
+    service = Service(crash)
+    settled = drain(pool_of(service), [rows(range(8)), rows(range(8, 16))])
     assert [row.id for row in settled.quarantined] == [5]
+    assert len(service.requests) < 40
     assert "connection reset" in settled.quarantined[0].reason
     assert len(settled.embedded) == 15
 
