@@ -34,8 +34,10 @@ class TableAccount:
     stale: Sequence[StaleSource] = ()
     rebuilt: int = 0
     quarantined: list[Quarantined] = field(default_factory=list)
-    truncated: dict[int, str] = field(default_factory=dict)
+    truncated: dict[int, str] = field(default_factory=dict)  # the first texts that were cut, by id
+    cuts: int = 0
     samples: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))  # ids by endpoint
+    theirs: Sequence[int] = ()  # ids of rows that other workers have written
     written_by: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     missing_after: int | None = None
     horizon: Horizon | None = None
@@ -63,19 +65,20 @@ class TableAccount:
             "missing_after": max(0, after),
             "rebuilt": self.rebuilt,
             "quarantined": len(self.quarantined) or self.foreseen,
-            "truncated": len(self.truncated),
+            "truncated": self.cuts,
             **stale,
         }
 
-    def wrote(self, rows: Sequence[Embedded], size: int) -> None:
-        """These rows have their vector now; of each endpoint's up to `size` ids are kept, spread over all of them.
+    def cut(self, one: int, note: str) -> None:
+        """Of this row only the text's beginning is embedded."""
+        self.cuts += 1
+        if len(self.truncated) < _NAMED:
+            self.truncated[one] = note
 
-        A text that was cut is left out: embedded as it is, it may be refused.
-        """
-        self.rebuilt += len(rows)
+    def wrote(self, count: int, rows: Sequence[Embedded], size: int) -> None:
+        """`count` rows have their vector now; of `rows` up to `size` ids of each endpoint are kept, spread over all."""
+        self.rebuilt += count
         for row in rows:
-            if row.id in self.truncated:
-                continue
             self.written_by[row.endpoint] += 1
             kept, place = self.samples[row.endpoint], random.randrange(self.written_by[row.endpoint])  # noqa: S311
             if len(kept) < size:
@@ -149,7 +152,7 @@ def row_findings(tables: Sequence[TableAccount]) -> Iterator[Finding]:
                 else "Look at the row's text and the service's log; the next run tries it again.",
             )
         yield from _more(table, "embedding_quarantined", len(table.quarantined), f"rows are in {QUARANTINE_FILE}")
-        for one, note in list(table.truncated.items())[:_NAMED]:
+        for one, note in table.truncated.items():
             yield Finding(
                 "embedding_truncated",
                 "info",
@@ -157,9 +160,7 @@ def row_findings(tables: Sequence[TableAccount]) -> Iterator[Finding]:
                 f"The text is longer than the model can read: {note}.",
                 "Nothing to do, or split the page; archon_embeddings_overlong: quarantine leaves such rows without embedding.",
             )
-        yield from _more(
-            table, "embedding_truncated", len(table.truncated), "texts were longer than the model can read"
-        )
+        yield from _more(table, "embedding_truncated", table.cuts, "texts were longer than the model can read")
 
 
 def _more(table: TableAccount, code: str, count: int, what: str) -> Iterator[Finding]:

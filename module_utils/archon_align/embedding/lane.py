@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import AlignError
 from ..findings import Finding
 from .breaker import Breaker
 from .client import EmbeddingClient, Identity
@@ -18,8 +20,12 @@ from .progress import State
 from .pull import ensure_model
 from .quarantine import CANARY
 from .vectors import Vectors
-from .verification import require_order
+from .verification import again, require_order, require_same_model
 
+OTHER_MODEL = "embedding_other_model"
+_LASTING = (OTHER_MODEL, "embedding_dimension")
+_STRIKES = 5
+_PROVED_SECONDS = 30.0
 # Failures that say that there was too much at a time, not that nobody is there.
 _TOO_MUCH = ("embedding_busy", "embedding_timeout")
 
@@ -49,6 +55,8 @@ class Lane:
         self.threads = 0
         self.rows = 0
         self.outages = 0
+        self.strikes = 0
+        self.proved = 0.0
         self.off: ServiceUnusable | None = None
         self.last_failure: ServiceUnavailable | None = None
         self.findings: list[Finding] = []
@@ -94,12 +102,53 @@ class Lane:
             raise _refuses_all(error, error.code) from error
         self.identity = self.client.identity()
         self._limit = TextLimit.of(self.client, self._manner.overlong)
+        self.proved = time.monotonic()
         return found
 
     def embed(self, job: Job) -> LimitedVectors:
         """One batch. Raises ServiceUnavailable, ServiceUnusable or RequestRejected."""
         assert self._limit is not None  # introduced before
         return self._limit.embed(job.texts)
+
+    def wants_proof(self) -> bool:
+        """Whether it is time to see that it is still the same model: after a failure, and every now and then."""
+        return time.monotonic() - self.proved > _PROVED_SECONDS
+
+    def prove(self, reference: Vectors) -> None:
+        """Raise AlignError unless the endpoint still gives what it gave; also ServiceUnavailable or ServiceUnusable."""
+        try:
+            require_same_model(reference, again(self.client.embed), self.client.url)
+        except RequestRejected as error:
+            raise _refuses_all(error, error.code) from error
+        except ServiceUnusable as error:
+            if error.code != OTHER_MODEL or not self.rows:
+                raise
+            raise AlignError(
+                "The embedding model changed while the rebuild ran.",
+                object_name=f"model {self.endpoint.model} at {self.endpoint.base_url}",
+                expected=error.expected,
+                found=error.found,
+                remedy="Up to a minute's vectors may be the other model's. Have the service give the right model, then run with"
+                " archon_embeddings_scope: stale, which finds and rebuilds them.",
+                code="embedding_model_changed",
+            ) from error
+        self.proved = time.monotonic()
+
+    def mistaken(self, error: ServiceUnusable) -> ServiceUnavailable | None:
+        """A proven endpoint may answer nonsense for a while, as behind a proxy whose backend restarts: then the failure to
+        wait out; None when that was too often, or nothing that passes."""
+        self.strikes += 1
+        if not self.rows or error.code in _LASTING or self.strikes > _STRIKES:
+            return None
+        self.introduced = False
+        return ServiceUnavailable(
+            error.what,
+            object_name=error.object_name,
+            expected=error.expected,
+            found=error.found,
+            remedy=error.remedy,
+            code=error.code,
+        )
 
     def require_canary(self) -> None:
         """Raise ServiceUnavailable if the endpoint refuses even a harmless text."""
@@ -111,12 +160,14 @@ class Lane:
     def failed(self, error: ServiceUnavailable) -> None:
         self.outages += 1
         self.last_failure = error
+        self.proved = -math.inf
         self.breaker.failed()
         if error.code in _TOO_MUCH:
             self.inflight.overloaded()
 
     def answered(self, job: Job, seconds: float, limit: int) -> None:
         self.breaker.succeeded()
+        self.strikes = 0
         self.last_failure = None
         self.inflight.answered(job.work, seconds, limit)
 

@@ -48,7 +48,7 @@ class Feeder:
             for batch in self._reader.batches():
                 self._show_endpoints()
                 if not batch:
-                    if self._reader.waits_for_others:
+                    if self._reader.others_go_on():
                         self._pool.touch()
                 elif batch[0].blank:
                     blank = Quarantined(batch[0].table, batch[0].id, BLANK)

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from .client import EmbeddingClient, Identity
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
 from .jobs import Job, Settled
-from .lane import Lane, Manner
+from .lane import OTHER_MODEL, Lane, Manner
 from .progress import endpoints_text
 from .quarantine import Quarantined
 from .reader import Row
@@ -22,6 +22,8 @@ from .writer import Embedded
 # Batches that wait for a lane: enough that none idles while the next rows are read.
 _WAITING = 4
 _TICK = 0.5
+# A row is to blame when it was refused so often alone.
+_ALONE = 4
 
 
 class Pool:
@@ -117,7 +119,7 @@ class Pool:
                 object_name=", ".join(lane.endpoint.base_url for lane in self.lanes),
                 expected=f"an answer within {self._stall_timeout:g} s (archon_embeddings_stall_timeout)",
                 found="none",
-                remedy="Check the load of the embedding service, then run again.",
+                remedy="Check the load of the embedding service, and that no other worker stands still, then run again.",
                 code="embedding_stalled",
             )
         first = failures[0]
@@ -168,8 +170,8 @@ class Pool:
         while (job := self._take(lane)) is not None:
             try:
                 self._process(lane, job)
-            except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
-                self.results.put(error)
+            except Exception as error:  # noqa: BLE001 - raised again on the calling thread
+                (job.reply or self.results).put(error)
             finally:
                 with self._changed:
                     lane.active -= 1
@@ -181,16 +183,51 @@ class Pool:
                 if lane.active < lane.allowed and self._jobs and not lane.breaker.pause:
                     lane.active += 1
                     self._changed.notify_all()
-                    return self._jobs.popleft()
-                self._changed.wait(lane.breaker.pause or None)
+                    # Whoever has yet to introduce itself may hang over it, and is given nothing that others can do.
+                    return self._jobs.popleft() if lane.introduced else Job([])
+                self._changed.wait(lane.breaker.pause or _TICK)
             return None
+
+    def begin(self, seconds: float, tick: Callable[[], None]) -> None:
+        """Have every endpoint introduce itself, and wait for all that answer within `seconds`, before any row is sent.
+
+        Raises ServiceUnusable when two of them give different vectors: nobody can say which is right. One that comes
+        later and differs from those takes no part.
+        """
+        if len(self.lanes) == 1:
+            return
+        threads = [threading.Thread(target=self._greet, args=(lane,), daemon=True) for lane in self.lanes]
+        for lane, thread in zip(self.lanes, threads, strict=True):
+            lane.active += 1
+            thread.start()
+        deadline = time.monotonic() + seconds
+        for thread in threads:
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(_TICK)
+                tick()
+        for lane in self.lanes:
+            if lane.off is not None and lane.off.code == OTHER_MODEL:
+                raise lane.off
+
+    def _greet(self, lane: Lane) -> None:
+        try:
+            self._process(lane, Job([]))
+        except Exception as error:  # noqa: BLE001 - raised again on the calling thread
+            self.results.put(error)
+        finally:
+            with self._changed:
+                lane.active -= 1
+                self._wake()
 
     def _process(self, lane: Lane, job: Job) -> None:
         """One batch at one endpoint, whatever comes of it."""
         sent = innocent = False
         try:
-            if not lane.introduced:
+            if not job.texts:
                 self._introduce(lane)
+                return
+            if self._reference is not None and lane.wants_proof():
+                lane.prove(self._reference)
             if job.suspect:
                 lane.require_canary()
                 innocent = True
@@ -217,13 +254,15 @@ class Pool:
             self._refused(lane, job, error)
 
     def _introduce(self, lane: Lane) -> None:
-        found = lane.introduce(self._say, self.touch)
+        try:
+            found = lane.introduce(self._say, self.touch)
+        finally:
+            self._said = ""
         with self._changed:
             if self._reference is None:
                 self._reference = found
             require_same_model(self._reference, found, lane.client.url)
             lane.introduced = True
-            self._said = ""
 
     def _embed(self, lane: Lane, job: Job) -> None:
         limit, began = lane.inflight.limit, time.monotonic()
@@ -247,7 +286,7 @@ class Pool:
 
     def _refused(self, lane: Lane, job: Job, error: RequestRejected) -> None:
         """The endpoint is fine otherwise, or else nobody is charged."""
-        if job.reply is not None:
+        if job.reply is not None and job.refusals:
             job.reply.put(error)
             return
         try:
@@ -262,11 +301,16 @@ class Pool:
             self._isolate(job, f"{error.found} (expected {error.expected})")
 
     def _isolate(self, job: Job, reason: str) -> None:
-        """Try the batch once more, then its halves; a row that fails alone twice, while a harmless text succeeds, is to blame."""
+        """Try the batch once more, then its halves; a row that is refused alone again and again, while a harmless text succeeds, is to blame."""
         job.refusals += 1
         self.touch()
         if job.refusals == 1:
             self._again([job])
+        elif len(job.rows) == 1 and job.refusals < _ALONE:
+            # Whatever waits comes first, so that a bad moment of the service passes.
+            with self._changed:
+                self._jobs.append(job)
+                self._changed.notify_all()
         elif len(job.rows) > 1:
             with self._changed:
                 self._unsettled += 1
@@ -276,14 +320,19 @@ class Pool:
 
     def _lose(self, lane: Lane, error: ServiceUnusable, job: Job) -> None:
         with self._changed:
-            lane.off = error
+            passing = lane.mistaken(error)
+            if passing is not None:
+                lane.failed(passing)
+            else:
+                lane.off = error
         if all(one.off is not None for one in self.lanes):
             self.results.put(error)
         self._again([job])
 
     def _again(self, jobs: Sequence[Job]) -> None:
+        """Put jobs to where they are taken next; an introduction is nobody else's."""
         with self._changed:
-            self._jobs.extendleft(reversed(jobs))
+            self._jobs.extendleft(job for job in reversed(jobs) if job.texts)
             self._changed.notify_all()
 
 

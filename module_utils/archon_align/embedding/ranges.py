@@ -93,6 +93,12 @@ class Ranges:
             self._read.update(numbers)
 
     @property
+    def held(self) -> int:
+        """How many ranges are ours."""
+        with self._guard:
+            return len(self._rows)
+
+    @property
     def busy(self) -> bool:
         """Whether any row is still on its way."""
         with self._guard:

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from ..database.session import Session
+from ..database.tries import pause
 from .ranges import BITS, Ranges, last_of
 from .selection import Selection
 from .tables import EmbeddedTable
@@ -41,6 +44,8 @@ _BATCHES_PER_READ = 4
 _TRIES = 3
 _WAIT = 0.2
 _CANCEL_SECONDS = 1.0
+# The server's table of locks is everybody's; by default it has room for some 6,400. Where ids are sparse a range holds one row.
+_MOST_RANGES = 512
 
 
 @dataclass(slots=True)
@@ -55,9 +60,23 @@ class _Walk:
     end: int = 0
     # The ids between which ranges belonged to other workers when we came along; None when none did.
     others: tuple[int, int] | None = None
+    seen: dict[int, int] = field(default_factory=dict)  # by range of others: rows that they have still to embed
     again: set[int] = field(default_factory=set)  # rows whose text had changed when their vector came
     tries: dict[int, int] = field(default_factory=dict)
     skip: set[int] = field(default_factory=set)
+
+
+def patiently(session: Session, query: sql.Composable, params: Sequence[object] = ()) -> list[dict[str, Any]]:
+    """The rows of a query, tried again while somebody has the table locked.
+
+    Raises psycopg.Error, LockNotAvailable in the end.
+    """
+    for _ in range(session.context.lock_attempts - 1):
+        try:
+            return session.rows(query, params)
+        except pg.LockNotAvailable:
+            pause()
+    return session.rows(query, params)
 
 
 class Reader:
@@ -78,6 +97,7 @@ class Reader:
             _Walk(number, found, selection, Ranges(session, found))
             for number, (found, selection) in enumerate(zip(tables, selections, strict=True))
         ]
+        self._others_moved = False
 
     def written(self, table: int, ids: Iterable[int], unwanted: Collection[int]) -> None:
         """The vectors of these rows were written, but for those whose row was not as it was read; they are read again."""
@@ -95,10 +115,10 @@ class Reader:
             walk.ranges.settled([one])
             self._changed.notify_all()
 
-    @property
-    def waits_for_others(self) -> bool:
-        """Whether all that is left is what other workers hold."""
-        return not any(walk.ranges.busy for walk in self._walks)
+    def others_go_on(self) -> bool:
+        """Whether what is left is what other workers hold, and they have embedded some of it since this was asked last."""
+        moved, self._others_moved = self._others_moved, False
+        return moved and not any(walk.ranges.busy for walk in self._walks)
 
     def cancel(self) -> None:
         """Have the server give up the statement that the reader waits for, if it can be reached; from any thread."""
@@ -131,9 +151,10 @@ class Reader:
     def _rows(self) -> Iterator[Row | None]:
         """Every row once; None when what was given should be sent, because nothing more comes for a while."""
         for walk in self._walks:
-            walk.end = self._session.value(
-                sql.SQL("SELECT coalesce(pg_catalog.max(id), 0) FROM {}").format(walk.found.table.identifier)
+            query = sql.SQL("SELECT coalesce(pg_catalog.max(id), 0) AS last FROM {}").format(
+                walk.found.table.identifier
             )
+            walk.end = patiently(self._session, query)[0]["last"]
             yield from self._along(walk)
         while left := [walk for walk in self._walks if self._left(walk)]:
             yield None
@@ -150,31 +171,41 @@ class Reader:
         walk.ranges.release_finished()
         return walk.ranges.busy or walk.others is not None
 
-    def _along(self, walk: _Walk, end: int | None = None) -> Iterator[Row]:
+    def _along(self, walk: _Walk, end: int | None = None) -> Iterator[Row | None]:
         """From where the walk is to `end`, leaving out what other workers hold."""
         end = walk.end if end is None else end
-        while numbers := self._wanted_ranges(walk, end):
+        seen: dict[int, int] = {}
+        while counts := self._wanted_ranges(walk, end):
+            numbers = list(counts)
             walk.ranges.release_finished()
+            while walk.ranges.held > _MOST_RANGES:
+                yield None
+                with self._changed:
+                    self._changed.wait(_WAIT)
+                walk.ranges.release_finished()
             ours = walk.ranges.claim(numbers)
             if others := [number for number in numbers if number not in ours]:
                 before = (min(others) << BITS) - 1
                 start = before if walk.others is None else min(before, walk.others[0])
                 walk.others = (start, max(last_of(max(others)), walk.others[1] if walk.others else start))
+                seen |= {number: counts[number] for number in others}
             if ours:
                 yield from self._read(walk, sorted(ours))
                 walk.ranges.read(ours)
             walk.last = last_of(numbers[-1])
+        if seen != walk.seen:
+            walk.seen, self._others_moved = seen, True
 
-    def _wanted_ranges(self, walk: _Walk, end: int) -> list[int]:
-        """The next ranges in which rows are wanted, in order."""
+    def _wanted_ranges(self, walk: _Walk, end: int) -> dict[int, int]:
+        """The next ranges in which rows are wanted, in order, each with how many rows as far as was looked."""
         query = sql.SQL(
-            "SELECT DISTINCT page.id::bigint >> {bits} AS number FROM (SELECT page.id FROM {table} AS page"
+            "SELECT page.id::bigint >> {bits} AS number, pg_catalog.count(*) AS rows FROM (SELECT page.id FROM {table} AS page"
             " WHERE {wanted} AND page.id > %s AND page.id <= %s AND page.id <> ALL (%s::bigint[])"
-            " ORDER BY page.id LIMIT %s) AS page ORDER BY number"
+            " ORDER BY page.id LIMIT %s) AS page GROUP BY 1 ORDER BY 1"
         ).format(bits=sql.Literal(BITS), table=walk.found.table.identifier, wanted=walk.selection.wanted(walk.found))
         count = self._limits.texts * _BATCHES_PER_READ
-        rows = self._session.rows(query, (walk.last, end, sorted(walk.skip), count))
-        return [row["number"] for row in rows]
+        rows = patiently(self._session, query, (walk.last, end, sorted(walk.skip), count))
+        return {row["number"]: row["rows"] for row in rows}
 
     def _read(self, walk: _Walk, numbers: Sequence[int]) -> Iterator[Row]:
         """The wanted rows of claimed ranges."""
@@ -238,5 +269,5 @@ class Reader:
                 row["text_hash"],
                 row["blank"],
             )
-            for row in self._session.rows(query, (*params, *bound))
+            for row in patiently(self._session, query, (*params, *bound))
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +19,9 @@ from ..plan import Statement
 from ..rollback.ledger import NOT_WRITTEN, Ledger
 from .account import Quarantine, TableAccount, row_findings
 from .client import EmbeddingClient
+from .delivery import Delivery
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
 from .horizon import Horizon, snapshot_now
-from .jobs import Settled
 from .lane import Manner
 from .options import Options
 from .pipeline import Feeder, run_pipeline
@@ -30,16 +29,21 @@ from .pool import Pool
 from .prefix import Prefix, find_prefix
 from .progress import Counters
 from .ranges import watch_connection
-from .reader import Limits, Reader
+from .reader import Limits, Reader, patiently
+from .refusals import is_model_missing
 from .stale import selection, stale_sources
 from .tables import EmbeddedTable, VectorType
 from .vectors import Vectors
 from .verification import SAME_COSINE, worst_cosine
 from .work import index_in_the_way, survey
-from .writer import Embedded, Writer, update_statement
+from .workers import samples
+from .writer import update_statement
 
-_FLUSH_SECONDS = 0.5
 _SHOW_SECONDS = 1.0
+# Octets that are well within any model's context.
+_SHORT = 1000
+# How long several endpoints may take to be compared before the first row is sent.
+_GREETING_SECONDS = 10.0
 
 
 class Rebuild:
@@ -71,22 +75,32 @@ class Rebuild:
         self.tables = [TableAccount(work) for work in works]
         # What is stale has to be asked of the service, also in check mode; several workers leave that to the last one.
         looks = self.options.scope == "stale" and not self.options.worker and vector is not None
+        if not self.options.worker and not self.context.check and vector is not None:
+            # Workers know nothing of one another: that all had the same model is seen here.
+            theirs = samples(self.context, self.options.sample)
+            for table in self.tables:
+                table.theirs = theirs.get((table.work.found.table, table.work.found.column), [])
+            looks = looks or bool(theirs)
         if looks or (self._to_do and not self.context.check):
             assert vector is not None  # survey raises without it outside check mode
             vector.register(self.session)
-            manner = Manner(self.options.overlong, self.options.pull, self.options.max_in_flight)
+            manner = Manner(
+                self.options.overlong, self.options.pull and not self.context.check, self.options.max_in_flight
+            )
             clients = [EmbeddingClient(endpoint) for endpoint in self.options.endpoints]
             self.pool = Pool(clients, manner, stall_timeout=self.options.stall_timeout)
             try:
-                return self._guarded(self.pool, vector, begun, looks=looks)
+                return self._guarded(self.pool, vector, begun)
             finally:
                 self.pool.close()
         return self._nothing_done(vector, begun)
 
-    def _guarded(self, pool: Pool, vector: VectorType, begun: str, *, looks: bool) -> PhaseOutcome:
+    def _guarded(self, pool: Pool, vector: VectorType, begun: str) -> PhaseOutcome:
         try:
-            self._look(pool, vector, stale=looks)
+            self._look(pool, vector, stale=self.options.scope == "stale" and not self.options.worker)
             if self.context.check or not self._to_do:
+                for table in self.tables:
+                    self._verify(table, vector, pool)
                 return self._nothing_done(vector, begun)
             self.statements = [_shape(table, vector) for table in self.tables if table.to_do]
             self.ledger.begin(self.session)
@@ -94,6 +108,17 @@ class Rebuild:
         except psycopg.Error as error:
             return self._stopped(server_error(self.context.prod, error, doing="rebuilding embeddings"))
         except (ServiceUnavailable, ServiceUnusable, RequestRejected, LockTimeout) as error:
+            if self.context.check and self.options.pull and is_model_missing(error):
+                self.findings.append(
+                    Finding(
+                        "embedding_model_to_pull",
+                        "warning",
+                        error.object_name,
+                        "The service lacks the model. A run pulls it, check mode does not, so what is stale is not known.",
+                        "Nothing to do, or pull it beforehand.",
+                    )
+                )
+                return self._nothing_done(vector, begun)
             return self._stopped(error)
         except AlignError as error:
             # What is there is good, and so would be what comes.
@@ -115,6 +140,7 @@ class Rebuild:
 
     def _look(self, pool: Pool, vector: VectorType, *, stale: bool) -> None:
         """What stands before each text, and which vectors that are there come from another model."""
+        pool.begin(_GREETING_SECONDS, lambda: self.show("asking the service"))
         there = [table for table in self.tables if not table.work.found.missing_columns]
         self.prefix = find_prefix(
             self.session,
@@ -148,7 +174,7 @@ class Rebuild:
                 [table.selection for table in self.tables],
                 limits,
             )
-            delivery = _Delivery(self, reader, vector, pool)
+            delivery = Delivery(self, reader, vector, pool)
             run_pipeline(pool, Feeder(reader, pool, reading.progress), delivery.take, delivery.tick)
         self.session.progress(self.counters.text())
         for table in self.tables:
@@ -180,7 +206,7 @@ class Rebuild:
             self._shown = now
 
     def _verify(self, table: TableAccount, vector: VectorType, pool: Pool) -> None:
-        sample = [one for ids in table.samples.values() for one in ids]
+        sample = [one for ids in table.samples.values() for one in ids] + self._short(table)
         if not sample:
             return
         worst = worst_cosine(self.session, table.work.found, vector, self._ask, pool.prefix, sample)
@@ -190,9 +216,20 @@ class Rebuild:
                 object_name=f"{table.name} id {worst[0]}",
                 expected=f"cosine of at least {SAME_COSINE} with its text embedded once more",
                 found=f"cosine {worst[1]:.4f}",
-                remedy="Do not trust this run's vectors: check the service, set them to NULL and run again.",
+                remedy="Do not trust this run's vectors: check the service, and that every worker has the same model; then run with"
+                " archon_embeddings_scope: stale, which finds and rebuilds those that are wrong.",
                 code="embedding_sample_mismatch",
             )
+
+    def _short(self, table: TableAccount) -> list[int]:
+        """Of the workers' samples those whose text no model cuts."""
+        if not table.theirs:
+            return []
+        content = sql.Identifier("page", table.work.found.kind.columns[0])
+        query = sql.SQL(
+            "SELECT page.id FROM {} AS page WHERE page.id = ANY (%s::bigint[]) AND pg_catalog.octet_length({}) < {}"
+        ).format(table.work.found.table.identifier, content, sql.Literal(_SHORT))
+        return [row["id"] for row in patiently(self.session, query, (table.theirs,))]
 
     def _require_same_models(self, pool: Pool) -> None:
         for lane, now in pool.identities():
@@ -207,8 +244,10 @@ class Rebuild:
                 )
 
     def _count(self, found: EmbeddedTable) -> int:
-        query = sql.SQL("SELECT count(*) FROM {} AS page WHERE {} IS NULL").format(found.table.identifier, found.vector)
-        return int(self.session.value(query))
+        query = sql.SQL("SELECT count(*) AS rows FROM {} AS page WHERE {} IS NULL").format(
+            found.table.identifier, found.vector
+        )
+        return int(patiently(self.session, query)[0]["rows"])
 
     def _outcome(self, status: Status, error: AlignError | None = None) -> PhaseOutcome:
         seconds = time.monotonic() - self.started
@@ -293,6 +332,16 @@ class Rebuild:
         return {table.name: table.horizon.as_dict() for table in self.tables if table.horizon is not None}
 
     def _stopped(self, cause: AlignError) -> PhaseOutcome:
+        if self.rebuilt:
+            self.findings.append(
+                Finding(
+                    "embedding_unproved",
+                    "warning",
+                    ", ".join(table.name for table in self.tables if table.rebuilt),
+                    f"{self.rebuilt} vectors were written, but the work ended before a sample of them was embedded once more.",
+                    "If the service may have changed its model meanwhile, run with archon_embeddings_scope: stale.",
+                )
+            )
         stopped = Resumable(
             f"The rebuild of embeddings stopped. {cause.what}",
             object_name=cause.object_name,
@@ -302,56 +351,6 @@ class Rebuild:
             code=cause.code,
         )
         return self._outcome("resumable", stopped)
-
-
-class _Delivery:
-    """The writing end: gathers what was embedded, stores it a few hundred rows at a time, and tells the reader."""
-
-    def __init__(self, rebuild: Rebuild, reader: Reader, vector: VectorType, pool: Pool) -> None:
-        self._rebuild = rebuild
-        self._reader = reader
-        self._pool = pool
-        self._writers = [
-            Writer(rebuild.session, table.work.found, vector, rebuild.ledger, table.selection)
-            for table in rebuild.tables
-        ]
-        self._buffer: list[Embedded] = []
-        self._flushed = 0.0
-
-    def take(self, settled: Settled) -> None:
-        """What became of a batch. Raises AlignError or psycopg.Error."""
-        tables = self._rebuild.tables
-        for (number, one), note in settled.truncated.items():
-            tables[number].truncated[one] = note
-        self._buffer.extend(settled.embedded)
-        if len(self._buffer) >= self._rebuild.options.rows_per_commit:
-            self._flush()
-        for row in settled.quarantined:
-            self._rebuild.quarantine.set_aside(tables[row.table], row)
-            self._rebuild.counters.add(quarantined=1)
-            self._reader.set_aside(row.table, row.id)
-
-    def tick(self) -> None:
-        """Store what waits too long, and show how far it is. Raises AlignError or psycopg.Error."""
-        now = time.monotonic()
-        if self._buffer and (self._pool.idle or now - self._flushed > _FLUSH_SECONDS):
-            self._flush()
-        self._rebuild.show(self._rebuild.counters.text())
-
-    def _flush(self) -> None:
-        self._rebuild.watch.check()
-        by_table: dict[int, list[Embedded]] = defaultdict(list)
-        for row in self._buffer:
-            by_table[row.table].append(row)
-        self._buffer = []
-        for number, rows in by_table.items():
-            written = self._writers[number].write(rows)
-            self._rebuild.tables[number].wrote([row for row in rows if row.id in written], self._rebuild.options.sample)
-            ids = {row.id for row in rows}
-            edited = self._writers[number].edited([row for row in rows if row.id not in written])
-            self._rebuild.counters.add(done=len(ids - edited))
-            self._reader.written(number, ids, edited)
-        self._flushed = time.monotonic()
 
 
 def _shape(table: TableAccount, vector: VectorType | None) -> Statement:

@@ -52,6 +52,11 @@ def require_order(embed: Embed, url: str) -> Vectors:
     return together
 
 
+def again(embed: Embed) -> Vectors:
+    """The vectors that `require_order` returned, asked for once more in one request."""
+    return embed(_TEXTS)
+
+
 def require_same_model(reference: Vectors, found: Vectors, url: str) -> None:
     """Raise ServiceUnusable unless the service at `url` gives the vectors that another one gave (see require_order)."""
     what = "The embedding services do not give the same vectors."

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections import defaultdict
 from dataclasses import replace
+from itertools import batched
 from pathlib import Path
 
 from ..context import Context
+from ..database.target import Table
 from ..errors import AlignError
 from ..outcome import PhaseOutcome
 from ..rollback.ledger import FOLDER, Point, read_point
@@ -64,6 +68,21 @@ def with_workers(context: Context, outcome: PhaseOutcome) -> PhaseOutcome:
     others = [as_restore_point(point) for point in points if point.entries]
     details["restore_points"] = [*(details.get("restore_points") or ()), *others]
     return replace(outcome, details=details)
+
+
+def samples(context: Context, size: int) -> dict[tuple[Table, str], list[int]]:
+    """Of each worker up to `size` ids of rows that it was about to write, by table and column."""
+    found: dict[tuple[Table, str], list[int]] = defaultdict(list)
+    for point in _points(context):
+        by_column: dict[tuple[Table, str], list[range]] = defaultdict(list)
+        for entry in point.entries:
+            if entry.kind == "vectors":
+                where = Table(entry.payload["schema"], entry.payload["table"]), entry.payload["column"]
+                by_column[where] += (range(first, last + 1) for first, last in batched(entry.payload["ids"], 2))
+        for where, ranges in by_column.items():
+            drawn = random.sample(ranges, min(size, len(ranges)))
+            found[where] += (random.choice(ids) for ids in drawn)  # noqa: S311 - a sample, not a secret
+    return found
 
 
 def _points(context: Context) -> list[Point]:

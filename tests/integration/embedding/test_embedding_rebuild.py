@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -275,7 +276,13 @@ def test_a_service_that_dies_half_way_is_continued(
 ) -> None:
     """Requests slow enough that each batch is written when it comes; then the service breaks."""
     service.set_faults(latency=0.3)
-    threading.Timer(3.0, lambda: service.set_faults(status=503)).start()
+
+    def break_it() -> None:
+        while missing(prod) == 105:
+            time.sleep(0.02)
+        service.set_faults(status=503)
+
+    threading.Thread(target=break_it, daemon=True).start()
     outcome = phase.run(ready, options(batch_texts=10, stall_timeout=1.0))
     assert outcome.status == "resumable"
     assert outcome.error is not None

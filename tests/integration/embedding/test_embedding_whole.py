@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,8 +12,12 @@ import orjson
 import psycopg
 import pytest
 from archon_align.context import Context
+from archon_align.database.session import open_session
 from archon_align.embedding import phase
+from archon_align.embedding.kinds import KINDS
 from archon_align.embedding.phase import Options
+from archon_align.embedding.ranges import Ranges
+from archon_align.embedding.tables import find_table, vector_type
 
 from lab.embedding_service import RunningService, serve
 
@@ -145,3 +151,81 @@ def test_an_index_that_would_slow_many_writes_down_is_told(
     told = phase.run(check, options()).findings
     assert [finding.code for finding in told] == ["embedding_index_in_the_way"]
     assert told[0].remedy.endswith('DROP INDEX CONCURRENTLY "public"."odd ""index"')
+
+
+def test_check_mode_pulls_no_model(
+    ready: Context,
+    make_context: Callable[..., Context],
+    options: Callable[..., Options],
+    prod: str,
+    service: RunningService,
+) -> None:
+    phase.run(ready, options())
+    service.set_faults(model_missing=True)
+    service.forget_requests()
+    looked = phase.run(make_context(prod, check=True), options(scope="stale", pull=True))
+    assert (looked.status, looked.findings[0].code) == ("aligned", "embedding_model_to_pull")
+    assert not [one for one in service.requests if "pull" in str(one["path"])]
+
+
+def test_a_worker_that_stands_still_is_not_waited_for_for_ever(
+    ready: Context, options: Callable[..., Options], prod: str
+) -> None:
+    with open_session(ready, ready.prod) as session:
+        found = find_table(session, KINDS[0], vector_type(session))
+        assert found is not None
+        assert Ranges(session, found).claim([0]) == {0}
+        outcome = phase.run(ready, options(stall_timeout=1.5))
+    assert (outcome.status, outcome.error and outcome.error.code) == ("resumable", "embedding_stalled")
+    assert "no other worker stands still" in str(outcome.error)
+    assert phase.run(ready, options()).details["embeddings"]["missing_after"] == 0
+
+
+def test_a_table_that_is_locked_for_a_while_is_waited_for(
+    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+) -> None:
+    service.set_faults(latency=0.3)
+
+    def lock() -> None:
+        with psycopg.connect(prod) as user:
+            user.execute("LOCK TABLE archon_crawled_pages IN ACCESS EXCLUSIVE MODE")
+            time.sleep(2)
+
+    threading.Timer(1.0, lock).start()
+    outcome = phase.run(ready, options(batch_texts=4))
+    assert (outcome.status, outcome.details["embeddings"]["missing_after"]) == ("changed", 0)
+
+
+def test_sparse_ids_do_not_fill_the_servers_table_of_locks(
+    ready: Context, options: Callable[..., Options], prod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archon_align.embedding.reader._MOST_RANGES", 8)
+    query(prod, "UPDATE archon_crawled_pages SET id = id * 256")
+    most: list[int] = []
+    claim = Ranges.claim
+
+    def counted(ranges: Ranges, numbers: list[int]) -> set[int]:
+        ours = claim(ranges, numbers)
+        most.append(ranges.held)
+        return ours
+
+    monkeypatch.setattr(Ranges, "claim", counted)
+    outcome = phase.run(ready, options(batch_texts=2))
+    assert outcome.details["embeddings"]["missing_after"] == 0
+    assert max(most) <= 8 + 8
+
+
+def test_workers_with_different_models_are_found_by_the_last_call(
+    ready: Context, options: Callable[..., Options], prod: str
+) -> None:
+    phase.run(ready, options(worker="one"))
+    assert phase.run(ready, options()).status == "aligned"
+    query(
+        prod,
+        "UPDATE archon_crawled_pages AS page SET embedding = other.embedding FROM archon_crawled_pages AS other"
+        " WHERE other.id = (page.id + 40) % 93 + 1",
+    )
+    last = phase.run(ready, options(sample=50))
+    assert (last.status, last.error and last.error.code) == ("failed", "embedding_sample_mismatch")
+    assert "every worker has the same model" in str(last.error)
+    assert phase.run(ready, options(scope="stale")).details["embeddings"]["rebuilt"] > 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from archon_align.embedding.lane import Manner
 from archon_align.embedding.pool import Pool
 from archon_align.embedding.quarantine import CANARY
 from archon_align.embedding.reader import Row
+from archon_align.errors import AlignError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,7 +174,7 @@ def test_a_text_that_brings_the_service_down_each_time_is_found() -> None:
     service = Service(crash)
     settled = drain(pool_of(service), [rows(range(8)), rows(range(8, 16))])
     assert [row.id for row in settled.quarantined] == [5]
-    assert len(service.requests) < 40
+    assert len(service.requests) < 60
     assert "connection reset" in settled.quarantined[0].reason
     assert len(settled.embedded) == 15
 
@@ -290,3 +292,84 @@ def test_the_breaker_waits_longer_each_time_and_forgets_when_all_is_well() -> No
     assert waited[0] < 0.011
     breaker.succeeded()
     assert (breaker.open, breaker.pause) == (False, 0.0)
+
+
+def test_a_model_that_changes_behind_an_outage_is_found_before_another_row_is_sent() -> None:
+    service = Service()
+
+    def change(_texts: list[str], number: int) -> int:
+        service.model = int(number > 10)
+        return 503 if 10 <= number <= 11 else 200
+
+    service.answer = change
+    with pytest.raises(AlignError, match="model changed while the rebuild ran") as raised:
+        drain(pool_of(service), [rows([n]) for n in range(60)])
+    assert "archon_embeddings_scope: stale" in raised.value.remedy
+    changed = [texts for texts in service.requests[11:] if any(text.startswith("text ") for text in texts)]
+    assert len(changed) <= 2, "those that were on their way"
+
+
+def test_a_model_that_changes_quietly_is_found_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archon_align.embedding.lane._PROVED_SECONDS", 0.1)
+    service = Service(seconds=0.01)
+
+    def change(_texts: list[str], number: int) -> int:
+        service.model = int(number > 20)
+        return 200
+
+    service.answer = change
+    with pytest.raises(AlignError, match="model changed while the rebuild ran"):
+        drain(pool_of(service), [rows([n]) for n in range(400)])
+
+
+def test_endpoints_that_differ_end_the_work_before_it_begins() -> None:
+    slow, fast = Service(model=1, seconds=0.05), Service(model=2)
+    pool = pool_of(slow, fast)
+    with pytest.raises(ServiceUnusable, match="do not give the same vectors"):
+        pool.begin(10, lambda: None)
+    pool.close()
+    assert slow.texts == fast.texts == 0
+
+
+def test_an_endpoint_that_hangs_does_not_keep_the_others_from_beginning() -> None:
+    pool = pool_of(Service(seconds=30), Service())
+    began = time.monotonic()
+    pool.begin(0.6, lambda: None)
+    assert time.monotonic() - began < 5
+    assert len(drain(pool, [rows([1])]).embedded) == 1
+
+
+def test_a_refusal_by_chance_is_no_answer_to_a_question() -> None:
+    asked: list[list[str]] = []
+
+    def once(texts: list[str], _number: int) -> int:
+        asked.append(texts)
+        return 500 if asked.count(["a"]) == 1 and texts == ["a"] else 200
+
+    pool = pool_of(Service(once))
+    assert pool.ask(["a"], lambda: None).shape == (1, DIMENSIONS)
+    pool.close()
+
+
+@pytest.mark.parametrize("status", [404, 401, 301])
+def test_one_odd_answer_does_not_end_a_proven_endpoint(status: int) -> None:
+    service = Service(lambda _texts, number: status if number == 20 else 200)
+    pool = pool_of(service)
+    assert len(drain(pool, [rows([n]) for n in range(60)]).embedded) == 60
+    assert (pool.lanes[0].state, pool.lanes[0].outages) == ("ok", 1)
+
+
+def test_an_endpoint_that_stays_odd_is_given_up() -> None:
+    with pytest.raises(ServiceUnusable):
+        drain(
+            pool_of(Service(lambda _texts, number: 401 if number >= 20 else 200), stall=60),
+            [rows([n]) for n in range(60)],
+        )
+
+
+def test_refusals_by_chance_condemn_no_row_that_travels_alone() -> None:
+    dice = random.Random(3)  # noqa: S311 - a simulation
+    service = Service(lambda texts, _number: 500 if texts[0].startswith("text ") and dice.random() < 0.3 else 200)
+    settled = drain(pool_of(service), [rows([n]) for n in range(150)])
+    assert len(settled.quarantined) <= 5
+    assert len(settled.embedded) + len(settled.quarantined) == 150
