@@ -1,41 +1,27 @@
-"""A client for a few requests, which waits out failures that are nobody's fault."""
+"""A few requests, in which failures that are nobody's fault are waited out."""
 
 from __future__ import annotations
 
 import random
-import threading
+import time
 from collections.abc import Sequence
 
 from .client import EmbeddingClient
 from .failures import ServiceUnavailable
 from .vectors import Vectors
+from .verification import Embed
 
 
-class PatientClient:
-    """A client that waits out failures that are nobody's fault. `pauses` are seconds, one per further try.
+def patient(client: EmbeddingClient, pauses: Sequence[float]) -> Embed:
+    """`client.embed`, tried again after each of `pauses` (seconds) while it raises ServiceUnavailable; then that is raised."""
 
-    `stop` ends waiting early, when the work was given up elsewhere.
-    """
-
-    def __init__(self, client: EmbeddingClient, pauses: Sequence[float], stop: threading.Event) -> None:
-        self.client = client
-        self._pauses = pauses
-        self._stop = stop
-
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        introduction: bool = False,
-        wait_out: tuple[type[Exception], ...] = (ServiceUnavailable,),
-    ) -> Vectors:
-        """`EmbeddingClient.embed`, tried again after each pause while it raises one of `wait_out`; then that is raised."""
-        request = self.client.introduce if introduction else self.client.embed
-        for pause in self._pauses:
+    def embed(texts: Sequence[str]) -> Vectors:
+        for pause in pauses:
             try:
-                return request(texts)
-            except wait_out:
-                # Jitter, so that several workers do not come back in step.
-                if self._stop.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311 - nothing secret
-                    raise
-        return request(texts)
+                return client.embed(texts)
+            except ServiceUnavailable:
+                # Jitter, so that several who wait do not come back in step.
+                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - nothing secret
+        return client.embed(texts)
+
+    return embed

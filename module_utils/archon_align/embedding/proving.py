@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from .endpoint import Endpoint
 from .failures import RequestRejected, SearchBroken
 from .functions import Access, Function, access, find_function
 from .known_items import Items, sampled_queries
-from .patience import PatientClient
+from .patience import patient
 from .recall import NEIGHBOURS, Sample, through_function
 from .search import RESULTS, FunctionFailed, Proof, Query, embedded, failing, prove
 from .tables import EmbeddedTable, VectorType
@@ -152,8 +151,8 @@ def _prove(
             verdict.findings.append(_nothing_to_ask(tables))
         return
     with EmbeddingClient(demands.endpoint) as client:
-        patient = PatientClient(client, demands.pauses, threading.Event())
-        proof = prove(session, asked, embedded(asked, patient.embed), functions, asking)
+        embed = patient(client, demands.pauses)
+        proof = prove(session, asked, embedded(asked, embed), functions, asking)
         verdict.proof = proof
         hidden = sorted({one.reader for one in reach.values() if one.may_hide})
         verdict.error = _judge(proof, demands, hidden, sampled=not queries)
@@ -163,7 +162,7 @@ def _prove(
         own = [replace(query, text=text, holds=None) for query, text in zip(items.queries, items.texts, strict=True)]
         by_own: float | None = None
         with suppress(RequestRejected):  # a service that takes no long texts leaves it open
-            by_own = prove(session, own, embedded(own, patient.embed), functions, asking).recall
+            by_own = prove(session, own, embedded(own, embed), functions, asking).recall
     if by_own is not None and by_own < _OWN_TEXT:
         name = f"recall@{RESULTS} of pages asked for by their own text"
         verdict.error = _broken_proof(name, f"at least {_OWN_TEXT:.2f}", f"{by_own:.2f}", hidden)
