@@ -199,10 +199,13 @@ def test_a_pooler_that_lets_us_wait_is_recognised_in_time() -> None:
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return 1
 
+    others = set(threading.enumerate())
     began = time.monotonic()
     assert recognised(serve, 0.1) == "no backend for a second connection within 0 s"
-    assert time.monotonic() - began < 2
-    assert threading.active_count() < 10
+    assert time.monotonic() - began < 30  # not as long as a pooler likes
+    for thread in set(threading.enumerate()) - others:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_a_pooler_in_statement_mode_is_recognised() -> None:
