@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from .state import HOST, ServiceRecord, lab_error
+from .state import HOST, ProcessRecord, ServiceRecord, lab_error
 
 _MODULE = "lab.embedding_service"
 _REPOSITORY = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ _STOP_SECONDS = 5
 
 def is_alive(record: ServiceRecord) -> bool:
     """Whether that very process exists and answers."""
-    return _process(record) is not None and _answers(record.base_url, timeout=_STOP_SECONDS)
+    return process_of(record) is not None and _answers(record.base_url, timeout=_STOP_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def _start(folder: Path, listener: socket.socket, url: str) -> ServiceRecord:
     return ServiceRecord(url, process.pid, started)
 
 
-def stop(record: ServiceRecord | None, folder: Path) -> None:
-    """End the recorded service and any other that was started for this folder and forgotten."""
-    known = _process(record) if record else None
+def stop(record: ProcessRecord | None, folder: Path, module: str = _MODULE) -> None:
+    """End the recorded process and any other of this module that was started for this folder and forgotten."""
+    known = process_of(record) if record else None
     # A process that is not ours may hide its command line (None) or end while it is looked at.
     candidates = [known] if known else []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if process.pid != (known.pid if known else 0) and _MODULE in command and command[-2:] == ["--lab", str(folder)]:
+        if process.pid != (known.pid if known else 0) and module in command and command[-2:] == ["--lab", str(folder)]:
             candidates.append(process)
     for process in candidates:
         try:
@@ -102,7 +102,8 @@ def stop(record: ServiceRecord | None, folder: Path) -> None:
             continue
 
 
-def _process(record: ServiceRecord) -> psutil.Process | None:
+def process_of(record: ProcessRecord) -> psutil.Process | None:
+    """That very process, None when it has ended."""
     try:
         process = psutil.Process(record.pid)
         alive = abs(process.create_time() - record.started) < 1 and process.status() != psutil.STATUS_ZOMBIE

@@ -7,10 +7,11 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 from archon_align.errors import AlignError
@@ -26,9 +27,19 @@ def lab_error(what: str, name: str, expected: str, found: str, remedy: str) -> A
     return AlignError(what, object_name=name, expected=expected, found=found, remedy=remedy, code="lab")
 
 
+class ProcessRecord(Protocol):
+    """A process that the lab started; `started` is its birth, so that a reused pid is not mistaken for it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def started(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class ServiceRecord:
-    """The embedding service's process; `started` is the process's birth, so that a reused pid is not mistaken for it."""
+    """The embedding service's process."""
 
     base_url: str
     pid: int
@@ -36,13 +47,36 @@ class ServiceRecord:
 
 
 @dataclass(frozen=True)
+class PortainerRecord:
+    """The process of the lab's Portainer, how to trust it and the file with an API key for it."""
+
+    url: str
+    ca_file: str
+    fingerprint: str
+    api_key_file: str
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True)
+class ArchonRecord:
+    """Where one Archon and its MCP server answer."""
+
+    url: str
+    mcp_url: str
+
+
+@dataclass(frozen=True)
 class State:
-    """Ports of the two servers, the embedding service, and which variant PROD was built as, as of the last `up`."""
+    """Ports of the two servers, the embedding service, which variant PROD was built as, and Portainer with the Archons that
+    it runs, if any, as of the last `up`."""
 
     dev_port: int
     prod_port: int
     embedding: ServiceRecord
     variant: str = STANDARD
+    portainer: PortainerRecord | None = None
+    archon: Mapping[str, ArchonRecord] = field(default_factory=dict)  # by world; empty without Portainer
 
 
 class StateFolder:
@@ -121,6 +155,8 @@ class StateFolder:
                 int(content["prod"]["port"]),
                 service,
                 variant if variant in VARIANTS else STANDARD,
+                PortainerRecord(**content["portainer"]) if content.get("portainer") else None,
+                {world: ArchonRecord(**record) for world, record in content.get("archon", {}).items()},
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -131,7 +167,10 @@ class StateFolder:
             world: {"dsn": self.uri(port), "admin_dsn": self.uri(port, ADMIN), "host": HOST, "port": port}
             for world, port in (("dev", state.dev_port), ("prod", state.prod_port))
         }
-        content = {**worlds, "embedding": asdict(state.embedding), "variant": state.variant}
+        content: dict[str, object] = {**worlds, "embedding": asdict(state.embedding), "variant": state.variant}
+        if state.portainer is not None:
+            content["portainer"] = asdict(state.portainer)
+            content["archon"] = {world: asdict(record) for world, record in state.archon.items()}
         self._replace(self._state_file, json.dumps(content, indent=2) + "\n")
 
     def set_aside(self) -> None:

@@ -101,21 +101,24 @@ class _Site:
         """The ports by name."""
         return JSONResponse({name: port.number for name, port in self.store.ports.items()})
 
-    async def up(self, _request: Request) -> Response:
-        """Start what is not there."""
+    async def up(self, request: Request) -> Response:
+        """Start what is not there; with `?begin=true` all stacks go back to their beginning before."""
+        if request.query_params.get("begin") == "true":
+            self.store.begin()
+        else:
+            self.store.follow()
+        self.store.save()
         try:
             await self.portainer.stacks.bring_up()
         except Problem as problem:
             return problem.response()
         return JSONResponse({"services": [service.name for service in self.swarm.services.values()]})
 
-    async def reset(self, _request: Request) -> Response:
-        """Stop everything and go back to what the lab begins with; nothing is started."""
+    async def stop(self, _request: Request) -> Response:
+        """Stop all services; a healthy Portainer that was asked nothing stays."""
         await asyncio.gather(*(self.swarm.remove(service) for service in list(self.swarm.services.values())))
         self.lab.faults = Faults()
         self.lab.requests.clear()
-        self.store.begin()
-        self.store.save()
         return JSONResponse({})
 
     async def git(self, request: Request) -> Response:
@@ -138,7 +141,7 @@ def create_app(lab_folder: Path) -> Starlette:
         Route("/_lab/requests", site.requests, methods=["GET", "DELETE"]),
         Route("/_lab/ports", site.ports),
         Route("/_lab/up", site.up, methods=["POST"]),
-        Route("/_lab/reset", site.reset, methods=["POST"]),
+        Route("/_lab/stop", site.stop, methods=["POST"]),
         Route("/_lab/git/{name}", site.git, methods=["POST"]),
         Route("/{path:path}", site.serve, methods=_METHODS),
     ]

@@ -97,6 +97,7 @@ class Store:
         self.ports: dict[str, Port] = {}
         self.images: dict[str, list[str]] = {}
         self.stacks: list[Stack] = []
+        self._start: JSON = {}
         self.users = [User(1, ADMIN_USER, 1), User(2, READER, 2)]
         content = self._read(self._file)
         self.secret = bytes.fromhex(content.get("secret") or secrets.token_hex(32))
@@ -125,9 +126,7 @@ class Store:
 
     def begin(self) -> None:
         """Go back to what the lab said to begin with; ports, users and keys stay."""
-        start = self._read(self.folder / "start.json")
-        self.images = {str(name): list(argv) for name, argv in start.get("images", {}).items()}
-        self._claim({**start.get("ports", {}), **{name: port.number for name, port in self.ports.items()}})
+        start = self._read_start()
         now = int(time.time())
         self.stacks = [
             Stack(
@@ -142,8 +141,26 @@ class Store:
             for number, given in enumerate(start.get("stacks", []), 1)
         ]
 
-    def stack(self, number: int) -> Stack | None:
-        return next((stack for stack in self.stacks if stack.id == number), None)
+    def follow(self) -> None:
+        """Take over what the lab begins with now, an address that moved for instance, wherever nobody has changed it."""
+        before = {given["name"]: given for given in self._start.get("stacks", [])}
+        for given in self._read_start().get("stacks", []):
+            for stack in self.stacks:
+                old = before.get(stack.name)
+                if stack.name != given["name"] or old is None:
+                    continue
+                if stack.file == old["file"]:
+                    stack.file = given["file"]
+                for pair in stack.env:
+                    name = pair.get("name", "")
+                    if name in given.get("env", {}) and pair.get("value") == self._with_ports(old["env"].get(name, "")):
+                        pair["value"] = self._with_ports(given["env"][name])
+
+    def _read_start(self) -> JSON:
+        self._start = self._read(self.folder / "start.json")
+        self.images = {str(name): list(argv) for name, argv in self._start.get("images", {}).items()}
+        self._claim({**self._start.get("ports", {}), **{name: port.number for name, port in self.ports.items()}})
+        return self._start
 
     def user(self, number: int) -> User | None:
         return next((user for user in self.users if user.id == number), None)
@@ -162,7 +179,7 @@ class Store:
             "secret": self.secret.hex(),
             "swarm_id": self.swarm_id,
             "keys": {user.name: user.keys for user in self.users},
-            "images": self.images,
+            "start": self._start,
             "ports": {name: port.number for name, port in self.ports.items()},
             "stacks": [vars(stack) for stack in self.stacks],
         }
@@ -177,7 +194,7 @@ class Store:
         return content if isinstance(content, dict) else {}
 
     def _load(self, content: JSON) -> None:
-        self.images = content.get("images", {})
+        self._start = content.get("start", {})
         before: dict[str, int] = content.get("ports", {})
         self._claim(before)
         self.stacks = [Stack(**stack) for stack in content.get("stacks", [])]
