@@ -114,7 +114,7 @@ class Node:
         spec: JSON = task.spec["ContainerSpec"]
         image = str(spec["Image"])
         name = f"{service.name}.{task.slot}.{task.id}"
-        argv = list(spec.get("Args") or self._store.images[self._named(image.partition("@")[0])])
+        argv = list(spec.get("Args") or self._store.images[self._named(image.partition("@")[0])].command)
         faults = self._lab.faults
         if faults.concerns(faults.never_ready, service.name):
             argv = _NEVER_READY
@@ -148,11 +148,13 @@ class Node:
             handed = self._port(published).socket()
         except OSError as error:
             return f"driver failed programming external connectivity on endpoint {container.name}: {error.strerror}"
+        image = self._store.images[self._named(container.image.partition("@")[0])]
+        env = {**image.environment, **container.environment()}
         with handed, container.log.open("ab") as log:
             argv = [part.replace("{fd}", str(handed.fileno())) for part in container.argv]
             try:
                 container.process = await start(
-                    argv, container.environment(), output=log.fileno(), errors=log.fileno(), pass_fds=[handed.fileno()]
+                    argv, env, output=log.fileno(), errors=log.fileno(), pass_fds=[handed.fileno()]
                 )
             except OSError as error:
                 reason = (

@@ -40,7 +40,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def write_start(lab: Path, content: Mapping[str, Any]) -> None:
-    """Say what a lab's Portainer begins with, and goes back to: `images` (name → command), `ports` (name → preferred
+    """Say what a lab's Portainer begins with, and goes back to: `images` (name → `command` and `environment`), `ports` (name → preferred
     number or 0) and `stacks` ({name, file, env}), whose values may hold `@port:NAME@`."""
     folder = folder_of(lab)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -52,6 +52,14 @@ def fingerprint(lab: Path) -> str:
     import ssl
 
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert((folder_of(lab) / "certificate.pem").read_text())).hexdigest()
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a container of this image runs (`{fd}` becomes the number of its socket), and what its process finds set."""
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -95,7 +103,7 @@ class Store:
         (self.folder / "logs").mkdir(exist_ok=True)
         self._file = self.folder / "store.json"
         self.ports: dict[str, Port] = {}
-        self.images: dict[str, list[str]] = {}
+        self.images: dict[str, Image] = {}
         self.stacks: list[Stack] = []
         self._start: JSON = {}
         self.users = [User(1, ADMIN_USER, 1), User(2, READER, 2)]
@@ -158,7 +166,7 @@ class Store:
 
     def _read_start(self) -> JSON:
         self._start = self._read(self.folder / "start.json")
-        self.images = {str(name): list(argv) for name, argv in self._start.get("images", {}).items()}
+        self.images = {name: Image(**given) for name, given in self._start.get("images", {}).items()}
         self._claim({**self._start.get("ports", {}), **{name: port.number for name, port in self.ports.items()}})
         return self._start
 

@@ -137,11 +137,11 @@ def _trust(record: PortainerRecord) -> ssl.SSLContext:
 def stand_in(
     folder: Path,
     stacks: tuple[Mapping[str, Any], ...] = (WEB_STACK,),
-    images: Mapping[str, list[str]] = {},
+    images: Mapping[str, Mapping[str, Any]] = {},
 ) -> Iterator[StandIn]:
     """Run the stand-in with these stacks (and their services) until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = {IMAGE: ["python", "-c", WEB, "{fd}"], **images}
+    known = {IMAGE: {"command": ["python", "-c", WEB, "{fd}"]}, **images}
     write_start(folder, {"images": known, "ports": {"web": 0, "other": 0}, "stacks": [dict(stack) for stack in stacks]})
     record = portainer_process.start(folder, None)
     try:
