@@ -38,6 +38,13 @@ def _show(lab: Lab) -> None:
         if world.uri:
             _say(f"{'':9} {world.uri}")
     _say(f"{'EMBEDDING':9} {status.embedding_base_url or 'not running'}")
+    if status.portainer is not None or status.archons:
+        _say(f"{'PORTAINER':9} {status.portainer.url if status.portainer else 'not running'}")
+    if status.portainer is not None:
+        _say(f"{'':9} API key in {status.portainer.api_key_file}, certificate in {status.portainer.ca_file}")
+    for archon in status.archons:
+        _say(f"{'ARCHON':9} {archon.name}: {archon.condition}")
+        _say(f"{'':9} {archon.record.url}, MCP at {archon.record.mcp_url}")
     _say(f"{'VARIANT':9} {status.variant}: {_HINTS[status.variant]}")
     if not status.embedding_base_url or not all(world.uri for world in status.worlds):
         _say("Start it with: make lab-up")
@@ -45,7 +52,10 @@ def _show(lab: Lab) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 an error was told, 64 wrong usage."""
-    parser = _Arguments(prog="python -m lab", description="The embedded lab: DEV, PROD and an embedding service.")
+    parser = _Arguments(
+        prog="python -m lab",
+        description="The embedded lab: DEV, PROD, an embedding service, and Portainer with two Archons.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Arguments)
     for name, purpose in (
         ("up", "start what does not run, build what is not there"),
@@ -61,12 +71,18 @@ def main(arguments: list[str] | None = None) -> int:
             default=Path(os.environ.get("ARCHON_LAB_FOLDER") or DEFAULT_FOLDER),
             help="where the lab lives (default: ARCHON_LAB_FOLDER, which inventory/lab reads too, or .lab in the repository)",
         )
+        if name in ("up", "reset"):
+            command.add_argument(
+                "--archon",
+                action=argparse.BooleanOptionalAction,
+                help="with Portainer and the Archons (default: as the last time, without them at the first)",
+            )
         if name == "reset":
             command.add_argument(
                 "--variant", choices=VARIANTS, default=STANDARD, help="what PROD is like (default: %(default)s)"
             )
     options = parser.parse_args(arguments)
-    lab = Lab(options.folder)
+    lab = Lab(options.folder, archon=getattr(options, "archon", None))
     try:
         actions = {"up": lab.up, "down": lab.down, "remove": lab.remove}
         if options.command == "reset":

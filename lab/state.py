@@ -6,19 +6,22 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
 from archon_align.errors import AlignError
 
+from .archon import keys
 from .databases import ADMIN, DATABASE, OWNER, STANDARD, VARIANTS
 
 HOST = "127.0.0.1"
+PORTAINER = "portainer"  # where its files are below a lab's folder
 _LOCK_SECONDS = 120
 
 
@@ -76,7 +79,7 @@ class State:
     embedding: ServiceRecord
     variant: str = STANDARD
     portainer: PortainerRecord | None = None
-    archon: Mapping[str, ArchonRecord] = field(default_factory=dict)  # by world; empty without Portainer
+    archon: Mapping[str, ArchonRecord] | None = None  # by world; empty in a lab without them, None if nobody said
 
 
 class StateFolder:
@@ -156,7 +159,9 @@ class StateFolder:
                 service,
                 variant if variant in VARIANTS else STANDARD,
                 PortainerRecord(**content["portainer"]) if content.get("portainer") else None,
-                {world: ArchonRecord(**record) for world, record in content.get("archon", {}).items()},
+                {world: ArchonRecord(**record) for world, record in content["archon"].items()}
+                if "archon" in content
+                else None,
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -168,9 +173,9 @@ class StateFolder:
             for world, port in (("dev", state.dev_port), ("prod", state.prod_port))
         }
         content: dict[str, object] = {**worlds, "embedding": asdict(state.embedding), "variant": state.variant}
+        content["archon"] = {world: asdict(record) for world, record in (state.archon or {}).items()}
         if state.portainer is not None:
             content["portainer"] = asdict(state.portainer)
-            content["archon"] = {world: asdict(record) for world, record in state.archon.items()}
         self._replace(self._state_file, json.dumps(content, indent=2) + "\n")
 
     def set_aside(self) -> None:
@@ -191,6 +196,22 @@ class StateFolder:
         # Written each time: libpq ignores a passfile that others may read.
         self._replace(self.passfile, f"{HOST}:*:*:*:{found}\n")
         return found
+
+    def archon_secret(self, world: str) -> str:
+        """What the service keys of one world's Archon are signed with, made at the first call."""
+        path = self.path / f"archon-{world}-secret"
+        with suppress(OSError):
+            if found := path.read_text().strip():
+                return found
+        made = keys.new_secret()
+        self._replace(path, made + "\n")
+        return made
+
+    def forget_archon(self) -> None:
+        """Remove what Portainer and the Archons left."""
+        shutil.rmtree(self.path / PORTAINER, ignore_errors=True)
+        for path in (*self.path.glob("archon-*-secret"), self.path / "portainer.log"):
+            path.unlink(missing_ok=True)
 
     def _replace(self, path: Path, text: str) -> None:
         partial = path.with_suffix(".partial")

@@ -1,14 +1,14 @@
-"""The lab: DEV, PROD and the embedding service, brought up, reset and taken down as one."""
+"""The lab: DEV, PROD, the embedding service and Portainer with the Archons, brought up, reset and taken down as one."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -16,9 +16,9 @@ import psycopg
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
 
-from . import databases, service_process
+from . import archons, databases, portainer_process, service_process
 from .databases import ADMIN, OWNER, STANDARD
-from .state import HOST, State, StateFolder, lab_error
+from .state import HOST, ArchonRecord, PortainerRecord, State, StateFolder, lab_error
 
 DEFAULT_FOLDER = Path(__file__).parents[1] / ".lab"
 WORLDS = ("dev", "prod")
@@ -34,12 +34,24 @@ class WorldStatus:
 
 
 @dataclass(frozen=True)
+class ArchonStatus:
+    """One Archon: where it answers, and in a line whether it is ready."""
+
+    name: str
+    record: ArchonRecord
+    condition: str
+
+
+@dataclass(frozen=True)
 class LabStatus:
-    """What runs: the two databases, the embedding service's base URL (None when it does not answer), and PROD's variant."""
+    """What runs: the two databases, the embedding service's base URL (None when it does not answer), PROD's variant,
+    Portainer (None when it does not answer), and the Archons, none in a lab without them."""
 
     worlds: tuple[WorldStatus, ...]
     embedding_base_url: str | None
     variant: str
+    portainer: PortainerRecord | None = None
+    archons: tuple[ArchonStatus, ...] = ()
 
 
 @contextmanager
@@ -65,6 +77,10 @@ def _free_port(preferred: int | None) -> int:
         except OSError:
             continue
     raise OSError(f"no free port on {HOST}")
+
+
+def _archons_of(state: State | None) -> Mapping[str, ArchonRecord]:
+    return (state.archon or {}) if state is not None else {}
 
 
 class _World:
@@ -132,10 +148,14 @@ class _World:
 
 
 class Lab:
-    """One lab below `folder`; several may run side by side. Every method raises AlignError for foreseeable failures."""
+    """One lab below `folder`; several may run side by side. Every method raises AlignError for foreseeable failures.
 
-    def __init__(self, folder: Path = DEFAULT_FOLDER) -> None:
+    Without `archon` neither Portainer nor the Archons are started; None means as the last time, without them at the first.
+    """
+
+    def __init__(self, folder: Path = DEFAULT_FOLDER, *, archon: bool | None = True) -> None:
         self._files = StateFolder(folder)
+        self._archon = archon
         self._worlds = {name: _World(name, self._files.path) for name in WORLDS}
 
     def up(self) -> None:
@@ -160,6 +180,7 @@ class Lab:
             self._down()
             for world in self._worlds.values():
                 world.remove()
+            self._files.forget_archon()
 
     def status(self) -> LabStatus:
         """What runs and in which state the databases are."""
@@ -174,11 +195,24 @@ class Lab:
             except psycopg.Error as error:
                 condition = f"unusable: {' '.join(str(error).split())}"
             worlds.append(WorldStatus(name, uri, condition))
+        known = state or self._files.last()
+        portainer = state.portainer if state else None
+        if portainer is not None and not portainer_process.is_alive(portainer):
+            portainer = None
         return LabStatus(
             tuple(worlds),
             state.embedding.base_url if state is not None and alive else None,
-            known.variant if (known := state or self._files.last()) else STANDARD,
+            known.variant if known else STANDARD,
+            portainer,
+            tuple(self._archon_status(portainer, name, record) for name, record in _archons_of(state).items()),
         )
+
+    @staticmethod
+    def _archon_status(portainer: PortainerRecord | None, name: str, record: ArchonRecord) -> ArchonStatus:
+        condition = archons.condition(record)
+        if condition != "ready" and portainer is not None and (reason := archons.why(portainer, name)):
+            condition = f"not ready: {reason}"
+        return ArchonStatus(name, record, condition)
 
     def dsn(self, world: str, role: str = OWNER) -> str:
         """The URI of `dev` or `prod`, as the owner that archon-align connects as, or as ADMIN. Raises AlignError when it
@@ -202,6 +236,7 @@ class Lab:
 
     def _up(self, *, rebuild_as: str | None = None) -> None:
         before = self._files.read() or self._files.last()
+        archon = self._wanted(before)
         password = self._files.password()
         service = service_process.claim(self._files.path, before.embedding if before else None)
 
@@ -216,17 +251,43 @@ class Lab:
             databases.rebuild(superuser, name, service.base_url, variant)
             return port, variant
 
-        with ThreadPoolExecutor(3) as pool:
+        def start_portainer() -> PortainerRecord | None:
+            if not archon:
+                return None
+            record = portainer_process.start(self._files.path, before.portainer if before else None)
+            if rebuild_as is not None:
+                portainer_process.tell(record, "POST", "stop")
+            return record
+
+        with ThreadPoolExecutor(4) as pool:
+            started = pool.submit(start_portainer)
             dev = pool.submit(bring_up, "dev", before.dev_port if before else None)
             prod = pool.submit(bring_up, "prod", before.prod_port if before else None)
             embedding = pool.submit(service.complete)
         (dev_port, _), (prod_port, variant) = dev.result(), prod.result()
-        self._files.write(State(dev_port, prod_port, embedding.result(), variant))
+        portainer = started.result()
+        state = State(dev_port, prod_port, embedding.result(), variant, portainer, {})
+        if portainer is not None:
+            archons.prepare(self._files, {"dev": dev_port, "prod": prod_port}, service.base_url)
+            portainer_process.tell(portainer, "POST", "up", begin="true" if rebuild_as is not None else "false")
+            state = replace(state, archon=archons.records(portainer))
+        self._files.write(state)
+        if portainer is not None:
+            archons.wait_ready(portainer, _archons_of(state))
+
+    def _wanted(self, before: State | None) -> bool:
+        """Whether this lab has Archons: as said, as before, or because they run already."""
+        if before is not None and before.portainer is not None and portainer_process.is_alive(before.portainer):
+            return True
+        if self._archon is not None:
+            return self._archon
+        return before is not None and bool(before.archon)
 
     def _down(self) -> None:
         before = self._files.read()
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(4) as pool:
             ends = [pool.submit(world.stop) for world in self._worlds.values()]
+            ends.append(pool.submit(portainer_process.stop, before.portainer if before else None, self._files.path))
             ends.append(pool.submit(service_process.stop, before.embedding if before else None, self._files.path))
             for end in ends:
                 end.result()

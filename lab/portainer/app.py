@@ -17,7 +17,7 @@ from starlette.routing import Route
 from .access import Access, Caller, Problem
 from .api import Portainer
 from .faults import Faults, Lab
-from .store import Store
+from .store import SWARM_STACK, Store
 from .swarm import Swarm
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
@@ -101,15 +101,25 @@ class _Site:
         """The ports by name."""
         return JSONResponse({name: port.number for name, port in self.store.ports.items()})
 
+    async def down(self, _request: Request) -> Response:
+        """Services that Swarm has given up, with the last error and the end of their log, and stacks that run none."""
+        found = self.swarm.given_up()
+        there = {service.stack for service in self.swarm.services.values()}
+        for stack in self.store.stacks:
+            if stack.type == SWARM_STACK and stack.name not in there:
+                found[f"{stack.name}_"] = "the stack is stopped"
+        return JSONResponse(found)
+
     async def up(self, request: Request) -> Response:
         """Start what is not there; with `?begin=true` all stacks go back to their beginning before."""
-        if request.query_params.get("begin") == "true":
+        if request.query_params.get("begin") == "true" or not self.store.stacks:
             self.store.begin()
+            changed: set[str] = set()
         else:
-            self.store.follow()
+            changed = self.store.follow()
         self.store.save()
         try:
-            await self.portainer.stacks.bring_up()
+            await self.portainer.stacks.bring_up(changed)
         except Problem as problem:
             return problem.response()
         return JSONResponse({"services": [service.name for service in self.swarm.services.values()]})
@@ -140,6 +150,7 @@ def create_app(lab_folder: Path) -> Starlette:
         Route("/_lab/faults", site.faults, methods=["GET", "PUT", "DELETE"]),
         Route("/_lab/requests", site.requests, methods=["GET", "DELETE"]),
         Route("/_lab/ports", site.ports),
+        Route("/_lab/down", site.down),
         Route("/_lab/up", site.up, methods=["POST"]),
         Route("/_lab/stop", site.stop, methods=["POST"]),
         Route("/_lab/git/{name}", site.git, methods=["POST"]),

@@ -172,17 +172,13 @@ class Stacks:
                 return
         raise Problem(404, "Unable to find the stack by webhook ID", "object not found inside the database")
 
-    async def bring_up(self) -> None:
-        """Deploy what is active and not there, and fill slots that ran out of tries."""
-        there = {service.stack for service in self._swarm.services.values()}
+    async def bring_up(self, changed: set[str]) -> None:
+        """Deploy what is active and not there or changed, and fill slots that ran out of tries."""
+        there = {service.stack for service in self._swarm.services.values()} - changed
         for stack in self._store.stacks:
-            if (
-                stack.status == ACTIVE
-                and stack.type == SWARM_STACK
-                and stack.environment == ENVIRONMENT
-                and stack.name not in there
-            ):
-                await self._deploy(stack, pull=False, prune=False)  # fmt: skip
+            deployable = stack.status == ACTIVE and stack.type == SWARM_STACK and stack.environment == ENVIRONMENT
+            if deployable and stack.name not in there:
+                await self._deploy(stack, pull=False, prune=False)
         self._swarm.revive()
 
     def back_by_git(self, name: str) -> None:

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from ..state import HOST
+from ..state import HOST, PORTAINER
 from .processes import Port
 
 JSON = dict[str, Any]
@@ -28,7 +28,7 @@ _CERTIFICATE_DAYS = 3650
 
 def folder_of(lab: Path) -> Path:
     """Where the stand-in keeps its files below a lab's folder."""
-    return lab / "portainer"
+    return lab / PORTAINER
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -149,20 +149,26 @@ class Store:
             for number, given in enumerate(start.get("stacks", []), 1)
         ]
 
-    def follow(self) -> None:
-        """Take over what the lab begins with now, an address that moved for instance, wherever nobody has changed it."""
+    def follow(self) -> set[str]:
+        """Take over what the lab begins with now, an address that moved for instance, wherever nobody has changed it;
+        returns the names of the stacks that it concerns."""
+        changed = set()
         before = {given["name"]: given for given in self._start.get("stacks", [])}
         for given in self._read_start().get("stacks", []):
             for stack in self.stacks:
                 old = before.get(stack.name)
                 if stack.name != given["name"] or old is None:
                     continue
-                if stack.file == old["file"]:
+                if stack.file == old["file"] != given["file"]:
                     stack.file = given["file"]
+                    changed.add(stack.name)
                 for pair in stack.env:
                     name = pair.get("name", "")
-                    if name in given.get("env", {}) and pair.get("value") == self._with_ports(old["env"].get(name, "")):
-                        pair["value"] = self._with_ports(given["env"][name])
+                    was, now = (self._with_ports(start.get("env", {}).get(name, "")) for start in (old, given))
+                    if name in given.get("env", {}) and pair.get("value") == was != now:
+                        pair["value"] = now
+                        changed.add(stack.name)
+        return changed
 
     def _read_start(self) -> JSON:
         self._start = self._read(self.folder / "start.json")

@@ -122,6 +122,20 @@ class Swarm:
         for task in service.tasks:
             self.node.forget(task)
 
+    def given_up(self) -> dict[str, str]:
+        """Services with a slot that nobody tries to fill any more, with the last error there and the end of its log."""
+        found = {}
+        for service in self.services.values():
+            if service.updater is not None and not service.updater.done():
+                continue
+            for slot in range(1, service.replicas + 1):
+                tried = [task for task in service.tasks if task.slot == slot]
+                if tried and all(task.ended and task.desired == "shutdown" for task in tried):
+                    log = tried[-1].container.log if tried[-1].container else None
+                    words = log.read_text(errors="replace").split() if log and log.exists() else []
+                    found[service.name] = f"{tried[-1].error or tried[-1].state} {' '.join(words)[-300:]}".strip()
+        return found
+
     def revive(self) -> None:
         """Fill slots that have run out of tries, as after a person's `force update`; what runs is left alone."""
         for service in self.services.values():

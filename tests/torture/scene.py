@@ -83,7 +83,7 @@ class Site:
         # As root the scratch server runs as nobody, who must be able to pass.
         self.folder.mkdir(mode=0o711, parents=True)
         self.temporary.mkdir(mode=0o711)
-        self.lab = Lab(self.folder / "lab")
+        self.lab = Lab(self.folder / "lab", archon=False)
         self.artifacts = Disk(self.folder / "artifacts")
         self.server_disk = Disk(self.server("prod").data.parent)
 

@@ -18,7 +18,7 @@ def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_lab(lab_folder: Path) -> Iterator[Lab]:
-    lab = Lab(lab_folder)
+    lab = Lab(lab_folder, archon=False)
     lab.up()
     yield lab
     lab.remove()

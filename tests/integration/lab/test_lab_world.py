@@ -38,7 +38,7 @@ COUNTS = {
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Path]]:
     folder = tmp_path_factory.mktemp("a lab") / "of %41 its own"
-    lab = Lab(folder)
+    lab = Lab(folder, archon=False)
     try:
         lab.up()
         yield lab, folder
@@ -182,7 +182,7 @@ def test_the_state_file_serves_the_inventory_and_holds_no_password(lab: Lab, fol
     assert password not in (folder / "state.json").read_text()
     for path in (folder / "state.json", folder / "passfile"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert set(state) == {"dev", "prod", "embedding", "variant"}
+    assert set(state) == {"dev", "prod", "embedding", "variant", "archon"}
     assert state["variant"] == "standard"
     for world in ("dev", "prod"):
         assert state[world]["dsn"] == lab.dsn(world)
