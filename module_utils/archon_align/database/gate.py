@@ -18,6 +18,7 @@ from pglast.parser import ParseError, parse_sql_json
 
 from ..errors import GateRefused
 from .harm import JUDGED, harm
+from .own_rows import OwnRows
 
 _PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[sbt]|%%")
 _CHANGING = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.IntoClause, ast.LockingClause)
@@ -93,8 +94,9 @@ def inspect(
     protected: frozenset[tuple[str, str]],
     proves_values: bool = False,
     placeholders: bool = False,
+    own: OwnRows | None = None,
 ) -> None:
-    """Raise GateRefused unless `statement` may run.
+    """Raise GateRefused unless `statement` may run. With `own` it may be the one that removes these rows, and no other.
 
     `protected` holds (schema, name) pairs. `placeholders` says that the text goes to psycopg with parameters: only then
     is `%s` a parameter and `%%` a percent sign; otherwise the text is judged exactly as the server gets it.
@@ -109,12 +111,18 @@ def inspect(
     except ParseError as error:
         # A newer server may know syntax this grammar does not: what cannot be read cannot be let through.
         raise _refuse(statement, "a statement PostgreSQL's grammar can read", str(error)) from error
+    if own is not None and not (len(nodes) == 1 and own.removed_by(text, nodes[0])):
+        raise _refuse(
+            statement, "the one statement that removes the rows named", type(nodes[0]).__name__ if nodes else ""
+        )
     for node in nodes:
         if read_only and not _reads_only(node):
             raise _refuse(
                 statement, "only reading statements in check mode and read-only sessions", type(node).__name__
             )
         for inner in _nodes(node, bodies=False):
+            if own is not None and inner is node:
+                continue
             found = harm(inner, protected, proves_values)
             if found is not None:
                 raise _refuse(statement, "no statement that could harm a protected table", found)

@@ -17,6 +17,7 @@ from ..errors import AlignError
 from ..plan import Statement
 from . import gate
 from .failures import connection_failed
+from .own_rows import OwnRows
 from .target import Target
 
 Query = LiteralString | sql.Composable
@@ -127,6 +128,12 @@ class Session:
     def apply(self, statement: Statement) -> int:
         """Run one planned statement exactly as the plan shows it."""
         return self._run(statement.sql, None, proves_values=statement.proves_values).rowcount
+
+    def remove(self, rows: OwnRows) -> int:
+        """Delete rows that archon-align has made itself; how many there were. For the transaction that is told of them (see
+        database.transaction), which proves all others untouched."""
+        gate.inspect(rows.text, read_only=self.read_only, protected=self._protected, own=rows)
+        return self.connection.execute(rows.text.encode()).rowcount
 
     @contextmanager
     def copying(self, query: sql.Composable) -> Iterator[psycopg.Copy]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from typing import Protocol
@@ -18,6 +18,7 @@ from ..preservation.fingerprint import Fingerprint, columns_of, existing, finger
 from ..preservation.proof import Proof
 from ..preservation.sight import require_tables
 from .blocking import blockers
+from .own_rows import OwnRows
 from .run_lock import require_own_lock
 from .session import Session
 from .target import Table
@@ -237,6 +238,7 @@ def protected_transaction[Result](
     require_lock: bool = True,
     carried: Mapping[Table, Carried] | None = None,
     recorder: Recorder | None = None,
+    removing: Collection[OwnRows] = (),
 ) -> tuple[Result, list[Proof]]:
     """Run `act` in one transaction that is committed only if every protected table is proved untouched.
 
@@ -244,6 +246,7 @@ def protected_transaction[Result](
     PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. The run lock lives on PROD: for a
     transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. `carried` says how the
     rows of a table that `act` reshapes are read afterwards; such a table is proved like a protected one. `recorder` writes down what was done, when all is proved and before COMMIT.
+    `removing` are rows of ours that `act` removes: all others of a protected table are proved untouched.
     Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or
     whatever `act`, `verify` or `recorder` raised; nothing is committed then.
     """
@@ -267,7 +270,11 @@ def protected_transaction[Result](
         known, protected = protected, existing(session, proved)
         if changed := sorted(known.keys() ^ protected.keys()):
             raise _replaced(changed)
-        before = {table: fingerprint(session, table, columns) for table, columns in protected.items()}
+        before = {
+            table: fingerprint(session, table, columns, source=_but(session, table, removing))
+            for table, columns in protected.items()
+        }
+        found = _with_strays(session, before, removing)
         reshaped = {table: way for table, way in (carried or {}).items() if table in protected}
         declared = {table: _declared(session, before[table], way) for table, way in reshaped.items()}
         seen = _look(session, [*protected, *bystanders])
@@ -287,6 +294,10 @@ def protected_transaction[Result](
         ]
         if touched := _moved(seen, now, bystanders):
             raise _touched(touched)
+        proofs = [
+            _of_strays(proof, found[table]) if table in found else proof
+            for table, proof in zip(protected, proofs, strict=True)
+        ]
         broken = [proof for proof in proofs if not proof.preserved]
         if broken:
             raise PreservationBroken(
@@ -304,6 +315,33 @@ def protected_transaction[Result](
         roll_back(session)
         raise
     return result, proofs
+
+
+def _with_strays(
+    session: Session, before: Mapping[Table, Fingerprint], removing: Collection[OwnRows]
+) -> dict[Table, Fingerprint]:
+    """The tables from which rows go that an earlier run has left there, as the run at hand has found them."""
+    run_id = session.context.run.id
+    ours = [rows for rows in removing if rows.run_id == run_id]
+    return {
+        rows.table: fingerprint(session, rows.table, before[rows.table].columns, source=_but(session, rows.table, ours))
+        for rows in removing
+        if rows.run_id != run_id and rows.table in before
+    }
+
+
+def _of_strays(proof: Proof, found: Fingerprint) -> Proof:
+    return replace(proof, fingerprint_found=found.digest, strays_removed=found.rows - proof.rows_before)
+
+
+def _but(session: Session, table: Table, removing: Collection[OwnRows]) -> str:
+    """The FROM item of a table's rows without those of ours that are being removed; '' for all of them."""
+    ours = [rows.condition for rows in removing if rows.table == table]
+    if not ours:
+        return ""
+    condition = sql.SQL(" OR ").join(sql.SQL("({})").format(one) for one in ours)
+    others = sql.SQL("(SELECT * FROM {} WHERE ({}) IS NOT TRUE) AS others").format(table.identifier, condition)
+    return others.as_string(session.connection)
 
 
 def _prove(session: Session, before: Fingerprint, *, untouched: bool) -> Proof:

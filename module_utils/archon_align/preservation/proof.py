@@ -15,7 +15,9 @@ class Proof:
     `method` says how the second value was had: by a second scan, because the table's file is the same and the
     transaction's own write counters did not move (`counters`), or by a scan through the declared way back of a table
     that the transaction reshaped (`carried`, see carried.py). Where such a way changes values or leaves some out, both
-    fingerprints are of what it declares, and `fingerprint_found` is that of the rows as they were.
+    fingerprints are of what it declares, and `fingerprint_found` is that of the rows as they were. A transaction that removed
+    rows of archon-align's own is proved by all others; `strays_removed` of them had been left by an earlier run, and
+    `fingerprint_found` is then that of the rows with those.
     """
 
     table: str
@@ -26,6 +28,7 @@ class Proof:
     method: Literal["scan", "counters", "carried"]
     carried: Carried | None = None
     fingerprint_found: str = ""
+    strays_removed: int = 0
 
     @property
     def preserved(self) -> bool:
@@ -34,7 +37,11 @@ class Proof:
     def as_dict(self) -> dict[str, Any]:
         shown = {**asdict(self), "preserved": self.preserved}
         if self.carried is None:
-            del shown["carried"], shown["fingerprint_found"]
+            del shown["carried"]
         else:
             shown["carried"] = self.carried.as_dict()
+        if not self.strays_removed:
+            del shown["strays_removed"]
+            if self.carried is None:
+                del shown["fingerprint_found"]
         return shown

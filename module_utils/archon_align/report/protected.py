@@ -31,6 +31,9 @@ def _changed_by_users(
     before: Observation | None, proofs: Sequence[Mapping[str, Any]], after: Observation | None
 ) -> bool | None:
     """Whether rows differ by what happened outside this run's transactions; None when nothing tells."""
+    stray = next((proof for proof in proofs if proof.get("strays_removed")), None)
+    if stray is not None:
+        return _changed_around_strays(before, stray, proofs[-1], after)
     carried = next((proof for proof in proofs if proof.get("fingerprint_found")), None)
     if carried is not None:
         return _changed_around(before, carried, after)
@@ -64,6 +67,22 @@ def _changed_around(before: Observation | None, proof: Mapping[str, Any], after:
         return True
     if after and pairs[-1][0] != pairs[-1][1]:
         return True
+    return False if pairs and all(one == other for one, other in pairs) else None
+
+
+def _changed_around_strays(
+    before: Observation | None, removal: Mapping[str, Any], last: Mapping[str, Any], after: Observation | None
+) -> bool | None:
+    """The same for a table from which a transaction took rows that an earlier run of ours had left in it."""
+    pairs = []
+    if before:
+        found = (removal["rows_before"] + removal["strays_removed"], removal["fingerprint_found"])
+        pairs.append(((before.rows, before.fingerprint), found))
+    if after:
+        pairs.append(((last["rows_after"], last["fingerprint_after"]), (after.rows, after.fingerprint)))
+    if any(one[0] != other[0] for one, other in pairs):
+        return True
+    # A phase may have added columns in between: then fingerprints that differ say nothing.
     return False if pairs and all(one == other for one, other in pairs) else None
 
 
@@ -101,6 +120,8 @@ def _entry(
     rows_before = before.rows if before else first.get("rows_before")
     rows_after = after.rows if after else last.get("rows_after")
     added = rows_after - rows_before if preserved and rows_before is not None and rows_after is not None else None
+    if added is not None and before:
+        added += sum(proof.get("strays_removed", 0) for proof in proofs)
     return {
         "rows_before": rows_before,
         "rows_after": rows_after,
