@@ -1,0 +1,1 @@
+"""Portainer's API: log-in, environments, stacks, and the engines behind it."""
