@@ -5,5 +5,6 @@ with a self-signed certificate, and below /_lab/ what belongs to the lab alone: 
 
 * `compose` reads stack files, `swarm` brings services and tasks to what is wanted, `processes` starts what a container is.
 * `docker_api`, `docker_shapes` and `docker_exec` are the engine's API, `api`, `stacks_api` and `access` are Portainer's.
+* `engine_proxy` leads to a real engine's socket instead (`--engine unix:///path`).
 * `store` keeps stacks, users, keys and ports in the lab's folder; `faults` makes things go wrong.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from .app import create_app
+from .engine_proxy import EngineProxy
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,8 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.portainer", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="inherited socket to serve on")
     parser.add_argument("--lab", type=Path, required=True, help="folder of the lab it belongs to")
+    parser.add_argument("--engine", type=EngineProxy, help="unix:///path of a real engine for the proxy to Docker")
     options = parser.parse_args(arguments)
-    app = create_app(options.lab)
+    app = create_app(options.lab, options.engine)
     certificate, key = app.state.store.certificate
     config = uvicorn.Config(
         app,

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from .access import Access, Caller, Problem
 from .docker_api import DockerApi
 from .docker_shapes import ENGINE_VERSION
+from .engine_proxy import EngineProxy
 from .faults import Lab
 from .objects import JSON, Service
 from .stacks_api import Stacks, member
@@ -65,12 +66,13 @@ _Handler = Callable[["Portainer", Call], Awaitable[Response]]
 class Portainer:
     """One Portainer with two environments: the lab's Swarm, and one that is down."""
 
-    def __init__(self, store: Store, lab: Lab, swarm: Swarm, access: Access) -> None:
+    def __init__(self, store: Store, lab: Lab, swarm: Swarm, access: Access, engine: EngineProxy | None) -> None:
         self._store = store
         self._lab = lab
         self._swarm = swarm
         self._access = access
         self._docker = DockerApi(swarm, store)
+        self._engine = engine
         self.stacks = Stacks(store, lab, swarm)
         self._webhooks: list[JSON] = []
 
@@ -201,6 +203,9 @@ class Portainer:
     async def docker(self, call: Call) -> Response:
         if self._allowed(call) != ENVIRONMENT:
             return Response(status_code=502)  # what Go's reverse proxy says when nobody is there
+
+        if self._engine is not None:
+            return await self._engine.answer(call.request, call.parts["path"])
 
         def visible(_service: Service) -> bool:
             return call.caller.is_admin

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from .access import Access, Caller, Problem
 from .api import Portainer
+from .engine_proxy import EngineProxy
 from .faults import Faults, Lab
 from .store import SWARM_STACK, Store
 from .swarm import Swarm
@@ -26,12 +27,12 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
 class _Site:
     """Everything behind one address."""
 
-    def __init__(self, lab_folder: Path) -> None:
+    def __init__(self, lab_folder: Path, engine: EngineProxy | None) -> None:
         self.lab = Lab()
         self.store = Store(lab_folder)
         self.swarm = Swarm(self.store, self.lab)
         self.access = Access(self.store, self.lab)
-        self.portainer = Portainer(self.store, self.lab, self.swarm, self.access)
+        self.portainer = Portainer(self.store, self.lab, self.swarm, self.access, engine)
 
     async def serve(self, request: Request) -> Response:
         """Portainer's side: noted, spoilt by a fault or answered."""
@@ -137,9 +138,10 @@ class _Site:
         return JSONResponse({})
 
 
-def create_app(lab_folder: Path) -> Starlette:
-    """The application for one lab; `app.state.store` has the certificate to serve it with."""
-    site = _Site(lab_folder)
+def create_app(lab_folder: Path, engine: EngineProxy | None = None) -> Starlette:
+    """The application for one lab; `app.state.store` has the certificate to serve it with. With an `engine` the proxy to
+    Docker leads there."""
+    site = _Site(lab_folder, engine)
 
     @contextlib.asynccontextmanager
     async def until_the_end(_app: Starlette) -> AsyncIterator[None]:

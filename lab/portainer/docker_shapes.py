@@ -98,6 +98,7 @@ def listed_container(given: Container) -> JSON:
         "NetworkSettings": {"Networks": {}},
         "Mounts": [],
         "IsPortainer": False,
+        "Portainer": {"ResourceControl": {"Id": 1, "Type": 6, "AdministratorsOnly": True}},
     }
 
 

@@ -66,8 +66,8 @@ class Node:
             container.state, container.error, container.exit_code = "created", problem, 127
             move("failed", "starting", f"starting container failed: {problem}")
             return False
-        if container.restarting:
-            container.restarting = False
+        container.restarting = False
+        container.health = "starting" if spec.get("Healthcheck") else ""
         watch = asyncio.create_task(self._watch(container, spec.get("Healthcheck"), lambda: move("running", "started")))
         try:
             code = await container.process.wait() if container.process else 0
@@ -138,7 +138,6 @@ class Node:
             self._store.folder / "logs" / f"{task.id}.log",
             service.ports,
             int(spec.get("StopGracePeriod") or 10 * _NANO) / _NANO,
-            health="starting" if spec.get("Healthcheck") else "",
         )
 
     async def _start(self, container: Container) -> str:

@@ -101,6 +101,8 @@ class Store:
         self.folder = folder_of(lab)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "logs").mkdir(exist_ok=True)
+        for log in (self.folder / "logs").glob("*.log"):
+            log.unlink()  # of containers that ended with the last process
         self._file = self.folder / "store.json"
         self.ports: dict[str, Port] = {}
         self.images: dict[str, Image] = {}

@@ -22,11 +22,13 @@ IMAGE = "registry.example/web:latest"
 
 # Listens late on the socket that it is handed, as a service that has to start; /env/NAME tells a variable.
 WEB = """
-import http.server, os, socket, sys, time
+import http.server, os, signal, socket, sys
 handed = socket.socket(fileno=int(sys.argv[1]))
 if os.environ.get("KEY") == "wrong":
     print("Invalid API key", file=sys.stderr)
     sys.exit(3)
+if os.environ.get("POLITE"):
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = os.environ.get(self.path.rpartition("/")[2], "").encode()
@@ -50,6 +52,7 @@ services:
     environment:
       - WORD=${WORD}
       - KEY=${KEY:-right}
+      - POLITE=${POLITE:-}
     ports: ["${WEB_PORT}:${WEB_PORT}"]
     healthcheck:
       test: ["CMD", "curl", "-f", "http://localhost:${WEB_PORT}/health"]

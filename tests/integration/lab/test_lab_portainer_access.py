@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from archon_align.errors import AlignError
 from archon_align.web.trust import Trust
 from archon_align.web.wire import Server, Wire
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from tests.support.portainer import StandIn, stand_in
 
@@ -220,3 +230,46 @@ def test_bursts_hangs_drips_and_broken_answers(portainer: StandIn) -> None:
         assert [next(pieces), next(pieces)] == [b"[", b" "]
     assert client.put("/_lab/faults", json={"sideways": True}).status_code == 400
     assert client.put("/_lab/faults", json={"first": True}).status_code == 400
+
+
+def test_before_a_real_engine_the_proxy_passes_everything_through(tmp_path: Path) -> None:
+    asked: list[tuple[str, str, bytes, dict[str, str]]] = []
+
+    async def engine(request: Request) -> Response:
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        asked.append((request.method, target, await request.body(), dict(request.headers)))
+        return JSONResponse({"message": "no such thing"}, 404, headers={"Api-Version": "1.41"})
+
+    methods = ["GET", "POST"]
+    config = uvicorn.Config(Starlette(routes=[Route("/{path:path}", engine, methods=methods)]), log_level="warning")
+    server = uvicorn.Server(config)
+    with socket.socket(socket.AF_UNIX) as listener, socket.create_server(("127.0.0.1", 0)) as own:
+        path = f"/tmp/lab-engine-{os.getpid()}"  # noqa: S108 - a socket's path has to be short
+        listener.bind(path)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        command = [sys.executable, "-m", "lab.portainer", "--lab", str(tmp_path), "--engine", f"unix://{path}"]
+        process = subprocess.Popen([*command, "--fd", str(own.fileno())], pass_fds=[own.fileno()])
+        try:
+            url = f"https://127.0.0.1:{own.getsockname()[1]}"
+            with Wire(Server("Portainer", url, timeout=60, trust=Trust(insecure=True))) as wire:
+                assert wire.send("GET", "/api/status").ok
+            key = {"X-API-Key": (tmp_path / "portainer" / "api-key").read_text().strip()}
+            with Wire(Server("Portainer", url, timeout=60, trust=Trust(insecure=True), headers=key)) as wire:
+                reply = wire.send(
+                    "POST", "/api/endpoints/1/docker/containers/x/exec", params={"a": "1"}, json={"Cmd": ["x"]}
+                )
+            assert (reply.status, reply.json(), reply.headers["api-version"]) == (
+                404,
+                {"message": "no such thing"},
+                "1.41",
+            )
+            method, target, body, headers = asked[0]
+            assert (method, target, body) == ("POST", "/containers/x/exec?a=1", b'{"Cmd":["x"]}')
+            assert "x-api-key" not in headers
+        finally:
+            process.terminate()
+            process.wait(30)
+            server.should_exit = True
+            thread.join(30)
+            Path(path).unlink(missing_ok=True)

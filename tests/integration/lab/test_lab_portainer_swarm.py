@@ -432,6 +432,21 @@ def test_restarting_a_container_looks_like_a_failure_to_swarm_and_applies_no_new
     assert portainer.docker("POST", "/containers/none/restart").status_code == 404
 
 
+def test_a_container_that_ends_well_is_restarted_in_its_place(portainer: StandIn) -> None:
+    put(portainer, Env=[*with_word(portainer, "hello"), {"name": "POLITE", "value": "yes"}])
+    settled(portainer)
+    here = container(portainer)
+    before = portainer.docker("GET", f"/containers/{here}/json").json()["State"]
+    assert portainer.docker("POST", f"/containers/{here}/restart").status_code == 204
+    portainer.wait(lambda: states(portainer) == [("shutdown", "shutdown"), ("running", "running")])
+    portainer.wait(
+        lambda: portainer.docker("GET", f"/containers/{here}/json").json()["State"]["Pid"] not in (0, before["Pid"])
+    )
+    portainer.wait(
+        lambda: portainer.docker("GET", f"/containers/{here}/json").json()["State"]["Health"]["Status"] == "healthy"
+    )
+
+
 # -- the processes behind it
 
 
