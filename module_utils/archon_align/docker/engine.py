@@ -154,6 +154,14 @@ class Engine:
         if not reply.ok:
             raise EngineRefused(reply, "A container could not be restarted.")
 
+    def logs(self, container_id: str, *, lines: int) -> str:
+        """The last lines that a container wrote; they may hold secrets. Raises EngineRefused."""
+        path = f"/containers/{quote(container_id, safe='')}/logs"
+        reply = self._send("GET", self._prefix + path, params={"stdout": 1, "stderr": 1, "tail": lines}, limit=OUTPUT_BYTES)
+        if not reply.ok:
+            raise EngineRefused(reply, "A container's log could not be read.")
+        return "".join(demultiplex(reply.content))
+
     def execute(self, container_id: str, argv: Sequence[str], timeout: float = 30.0) -> Executed:
         """Run a command in a container, without a shell, for at most `timeout` seconds. Raises EngineRefused, Unreachable."""
         path = f"/containers/{quote(container_id, safe='')}/exec"

@@ -1,0 +1,234 @@
+"""Archon's services where they run: a Swarm stack behind Portainer or an engine, or plain containers of Docker or Podman."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from ..docker.engine import Engine, EngineRefused
+from ..docker.objects import COMPOSE_STACK_LABEL, Container, Service, Task
+from ..errors import AlignError
+
+SERVER = "server"
+DEFAULT_PORT = 8181
+_ROLE = re.compile(r"(?:^|[-_/.])archon[-_](server|mcp|agents|ui|frontend|docs)(?=$|[-_:.@])")
+_ALIVE = ("new", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running")
+_STOPPED_ROLLBACKS = ("rollback_paused",)
+_STOPPED_UPDATES = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
+
+
+def role_of(name: str, image: str) -> str:
+    """What a service is by its name, or else by its image: server, mcp, agents, ui, …; '' for none of Archon's."""
+    found = _ROLE.search(name) or _ROLE.search(image)
+    return found[1] if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One service as it is now. `environment` may hold secrets; `started_at` is by the engine's clock, None without a process.
+
+    `instances` are the ids of the tasks or the container with its start, by which a restart is recognised.
+    """
+
+    id: str
+    name: str
+    role: str
+    image: str
+    replicas: int
+    running: bool
+    started_at: datetime | None
+    container_id: str
+    environment: Mapping[str, str] = field(repr=False)
+    port: int = DEFAULT_PORT
+    problem: str = ""
+    instances: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a restart is: `done`, or failed with a `problem`, or neither yet."""
+
+    done: bool = False
+    problem: str = ""
+    container_id: str = ""
+
+
+class Installation(Protocol):
+    """PROD's Archon. Methods raise AlignError."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def stack(self) -> str: ...
+    @property
+    def engine(self) -> Engine: ...
+    def services(self) -> list[Found]: ...
+    def restart(self, found: Found) -> None: ...
+    def progress(self, found: Found, *, rolling_back: bool = False) -> Progress:
+        """How far what replaces `found` is."""
+
+    def roll_back(self, found: Found) -> None:
+        """Begin to bring back the former state. Raises AlignError where there is no way back."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmStack:
+    """The services of a Swarm stack. `force` restarts one by its id (Portainer's own way, or the engine's)."""
+
+    kind: str
+    stack: str
+    engine: Engine
+    force: Callable[[Service], None]
+
+    def services(self) -> list[Found]:
+        return [self._found(service) for service in self.engine.services(self.stack)]
+
+    def _found(self, service: Service) -> Found:
+        tasks = self.engine.tasks(service.id)
+        running = [task for task in tasks if task.running]
+        newest = max(running or tasks, key=_age, default=None)
+        # All its processes have to be younger than a change; that of the last try counts where none runs.
+        started = min((task.created_at for task in running or tasks[-1:] if task.created_at), default=None)
+        return Found(
+            service.id,
+            service.name,
+            role_of(service.short_name, service.image),
+            service.image,
+            service.replicas,
+            bool(running),
+            started,
+            newest.container_id if newest and newest.running else "",
+            service.environment,
+            next((port.target for port in service.ports if port.target), DEFAULT_PORT),
+            "" if running else _problem(tasks, service),
+            frozenset(task.id for task in tasks),
+        )
+
+    def restart(self, found: Found) -> None:
+        self.force(self.engine.service(found.id))
+
+    def roll_back(self, found: Found) -> None:
+        service = self.engine.service(found.id)
+        if not service.has_previous:
+            raise AlignError(
+                "A service has no former state to go back to.",
+                object_name=found.name,
+                expected="the specification before the restart",
+                found="none that Swarm remembers",
+                remedy="Look at the service's tasks and log.",
+                code="no_previous_state",
+            )
+        # Swarm may have begun by itself, and asking for it once more would bring back the failing one.
+        if not service.update_state.startswith("rollback_"):
+            self.engine.roll_back(service)
+
+    def progress(self, found: Found, *, rolling_back: bool = False) -> Progress:
+        service = self.engine.service(found.id)
+        tasks = self.engine.tasks(found.id)
+        fresh = [task for task in tasks if task.id not in found.instances]
+        leaving = [task for task in tasks if task.id in found.instances and task.state in _ALIVE]
+        running = [task for task in fresh if task.running]
+        if len(running) >= max(1, service.replicas) and not leaving:
+            return Progress(done=True, container_id=running[-1].container_id)
+        stopped = _STOPPED_ROLLBACKS if rolling_back else _STOPPED_UPDATES
+        if service.update_state in stopped and fresh and not running:
+            return Progress(problem=_problem(fresh, service), container_id=_last_container(fresh))
+        return Progress(container_id=_last_container(fresh))
+
+
+def _age(task: Task) -> float:
+    return task.created_at.timestamp() if task.created_at else 0.0
+
+
+def _last_container(tasks: Sequence[Task]) -> str:
+    return next((task.container_id for task in reversed(tasks) if task.container_id), "")
+
+
+def _problem(tasks: Sequence[Task], service: Service) -> str:
+    """The newest task's own error text, or what Swarm says of the update."""
+    failed = next((task for task in reversed(tasks) if task.error), None)
+    if failed is not None:
+        return failed.error
+    last = f"its newest task is {tasks[-1].state}" if tasks else "it has no task"
+    return ": ".join(part for part in (last, service.update_message) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """Plain containers: those of a compose project, or else the ones whose name is Archon's."""
+
+    kind: str
+    stack: str
+    engine: Engine
+
+    def services(self) -> list[Found]:
+        known = self.engine.containers({COMPOSE_STACK_LABEL: self.stack})
+        if not known:
+            known = [one for one in self.engine.containers() if role_of(one.name, "") and not one.stack]
+        return [self._found(self.engine.container(one.id)) for one in known]
+
+    @staticmethod
+    def _found(container: Container) -> Found:
+        running = container.state == "running"
+        return Found(
+            container.id,
+            container.name,
+            role_of(container.service or container.name, container.image),
+            container.image,
+            1,
+            running,
+            container.started_at or container.created_at,
+            container.id if running else "",
+            container.environment,
+            next((port.target for port in container.ports if port.target), DEFAULT_PORT),
+            "" if running else f"the container is {container.state}",
+            frozenset((_instance(container),)),
+        )
+
+    def restart(self, found: Found) -> None:
+        self.engine.restart_container(found.id)
+
+    def roll_back(self, found: Found) -> None:
+        raise AlignError(
+            "A container that was restarted has no former state to go back to.",
+            object_name=found.name,
+            expected="a service of Swarm",
+            found="a container, which has kept its image and environment",
+            remedy="Look at the container's log.",
+            code="no_previous_state",
+        )
+
+    def progress(self, found: Found, *, rolling_back: bool = False) -> Progress:  # noqa: ARG002
+        container = self.engine.container(found.id)
+        if _instance(container) in found.instances:
+            return Progress(container_id=container.id)
+        if container.state in ("exited", "dead"):
+            return Progress(problem=f"the container is {container.state}", container_id=container.id)
+        return Progress(
+            done=container.state == "running" and container.health in ("", "healthy"), container_id=container.id
+        )
+
+
+def _instance(container: Container) -> str:
+    return f"{container.id} {container.started_at}"
+
+
+def on_engine(engine: Engine, stack: str, *, kind: str, force: Callable[[Service], None] | None = None) -> Installation:
+    """The stack where the engine is a Swarm manager that has it, plain containers otherwise. Raises AlignError."""
+    swarm = engine.is_swarm_manager() and bool(_services(engine, stack))
+    installation: Installation = (
+        SwarmStack(kind, stack, engine, force or engine.force_update) if swarm else Containers(kind, stack, engine)
+    )
+    return installation
+
+
+def _services(engine: Engine, stack: str) -> list[Service]:
+    try:
+        return engine.services(stack)
+    except EngineRefused as refused:
+        if refused.http_status == 503:  # what an engine that is no manager answers
+            return []
+        raise
