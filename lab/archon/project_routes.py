@@ -149,6 +149,15 @@ async def documents(request: Request, service: Service) -> object:
     return {"documents": found, "total_count": len(found)}
 
 
+async def document(request: Request, service: Service) -> object:
+    """GET /api/projects/{project_id}/docs/{doc_id}"""
+    doc_id = request.path_params["doc_id"]
+    found = [one for one in (await _found(request, service))["docs"] or [] if one.get("id") == doc_id]
+    if not found:
+        raise Refused(404, {"error": f"Document with ID {doc_id} not found in project"})
+    return found[0]
+
+
 async def features(request: Request, service: Service) -> object:
     """GET /api/projects/{project_id}/features"""
     found = (await _found(request, service))["features"] or []
@@ -183,6 +192,7 @@ ROUTES = [
     Route("/api/projects/{project_id}", endpoint(change), methods=["PUT"]),
     Route("/api/projects/{project_id}", endpoint(delete), methods=["DELETE"]),
     Route("/api/projects/{project_id}/docs", endpoint(documents)),
+    Route("/api/projects/{project_id}/docs/{doc_id}", endpoint(document)),
     Route("/api/projects/{project_id}/features", endpoint(features)),
     Route("/api/projects/{project_id}/versions", endpoint(versions)),
     Route("/api/projects/{project_id}/versions/{field_name}/{version_number:int}", endpoint(version)),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,8 +14,6 @@ from .rest import RestError
 
 if TYPE_CHECKING:
     from .service import Service
-
-_LOCAL_SECONDS = 30.0
 
 
 class Refused(Exception):
@@ -121,7 +118,7 @@ class Tally:
 
     page: int
     per_page: int
-    total: int = field(default=0)
+    total: int = 0
 
     @property
     def pages(self) -> int:
@@ -130,8 +127,3 @@ class Tally:
     @property
     def offset(self) -> int:
         return max(0, (self.page - 1) * self.per_page)
-
-
-def path_of(url: str) -> str:
-    """The path of an URL."""
-    return urlsplit(url).path
