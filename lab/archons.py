@@ -16,7 +16,7 @@ from .archon import keys
 from .portainer.store import COMPOSE_STACK, INACTIVE, write_start
 from .state import HOST, ArchonRecord, PortainerRecord, StateFolder
 
-READY_SECONDS = 60
+READY_SECONDS = 120
 _STACKS = Path(__file__).parent / "data" / "stacks"
 _TAGS = {"dev": "dev", "prod": "latest"}
 
@@ -75,7 +75,7 @@ def condition(record: ArchonRecord, timeout: float = 5) -> str:
 
 
 def wait_ready(portainer: PortainerRecord, archon: Mapping[str, ArchonRecord]) -> None:
-    """Wait until all are ready, one has run out of tries or a minute is over; `condition` tells then."""
+    """Wait until all are ready, one has run out of tries or two minutes are over; `condition` tells then."""
     deadline = time.monotonic() + READY_SECONDS
     while any(condition(record) != "ready" for record in archon.values()) and time.monotonic() < deadline:
         if portainer_process.tell(portainer, "GET", "down"):

@@ -77,12 +77,8 @@ def _status(given: Container) -> str:
 
 def listed_container(given: Container) -> JSON:
     """A container as in the list, with what Portainer adds to it."""
-    running = given.state == "running"
-    ports = [
-        {"IP": "0.0.0.0", "PrivatePort": port["TargetPort"], "PublicPort": port["PublishedPort"], "Type": "tcp"}  # noqa: S104 - shown, not bound
-        for port in given.ports
-        if running
-    ]
+    # Swarm publishes at its ingress, which a container knows nothing of.
+    ports = [{"PrivatePort": port["TargetPort"], "Type": "tcp"} for port in given.ports if given.state == "running"]
     return {
         "Id": given.id,
         "Names": [f"/{given.name}"],

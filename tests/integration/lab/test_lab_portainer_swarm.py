@@ -371,6 +371,9 @@ def test_filters_in_both_forms(portainer: StandIn) -> None:
     assert [found["State"] for found in everything] == ["running", "exited"]
     assert everything[0]["Labels"]["com.docker.swarm.service.name"] == "demo_web"
     assert everything[0]["Status"].endswith("(healthy)")
+    # Published at Swarm's ingress: the service tells the port, the container does not.
+    assert "PublicPort" not in everything[0]["Ports"][0]
+    assert portainer.service()["Endpoint"]["Ports"][0]["PublishedPort"] == everything[0]["Ports"][0]["PrivatePort"]
     inspected = portainer.docker("GET", f"/containers/{everything[0]['Id'][:12]}/json").json()
     assert "WORD=hello" in inspected["Config"]["Env"]
     assert inspected["State"]["Health"]["Status"] == "healthy"
