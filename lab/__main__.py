@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument(
                 "--archon",
                 action=argparse.BooleanOptionalAction,
-                help="with Portainer and the Archons (default: as the last time, without them at the first)",
+                help="with Portainer and the Archons (default: as the last time, with them at the first)",
             )
         if name == "reset":
             command.add_argument(

@@ -150,7 +150,7 @@ class _World:
 class Lab:
     """One lab below `folder`; several may run side by side. Every method raises AlignError for foreseeable failures.
 
-    Without `archon` neither Portainer nor the Archons are started; None means as the last time, without them at the first.
+    Without `archon` neither Portainer nor the Archons are started; None means as the last time, with them at the first.
     """
 
     def __init__(self, folder: Path = DEFAULT_FOLDER, *, archon: bool | None = True) -> None:
@@ -281,7 +281,7 @@ class Lab:
             return True
         if self._archon is not None:
             return self._archon
-        return before is not None and bool(before.archon)
+        return before is None or before.archon is None or bool(before.archon)
 
     def _down(self) -> None:
         before = self._files.read()
