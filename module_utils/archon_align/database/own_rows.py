@@ -79,3 +79,19 @@ class OwnRows:
             and node.withClause is None
             and isinstance(node.whereClause, ast.BoolExpr)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Rows that a transaction inserts, by ids that were made for them: in the proof they stand for no row that was there."""
+
+    table: Table
+    ids: tuple[str, ...]
+    key: str = "id"
+
+    @property
+    def condition(self) -> sql.Composed:
+        """True of these rows alone."""
+        return sql.SQL("{}::text = ANY (ARRAY[{}]::text[])").format(
+            sql.Identifier(self.key), sql.SQL(", ").join(map(sql.Literal, self.ids))
+        )

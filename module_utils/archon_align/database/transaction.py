@@ -18,7 +18,7 @@ from ..preservation.fingerprint import Fingerprint, columns_of, existing, finger
 from ..preservation.proof import Proof
 from ..preservation.sight import require_tables
 from .blocking import blockers
-from .own_rows import OwnRows
+from .own_rows import NewRows, OwnRows
 from .run_lock import require_own_lock
 from .session import Session
 from .target import Table
@@ -239,6 +239,7 @@ def protected_transaction[Result](
     carried: Mapping[Table, Carried] | None = None,
     recorder: Recorder | None = None,
     removing: Collection[OwnRows] = (),
+    adding: Collection[NewRows] = (),
 ) -> tuple[Result, list[Proof]]:
     """Run `act` in one transaction that is committed only if every protected table is proved untouched.
 
@@ -246,7 +247,8 @@ def protected_transaction[Result](
     PROVE. `act` runs statements on `session`; `verify` may raise to undo everything. The run lock lives on PROD: for a
     transaction on DEV pass `require_lock=False` and let `act` call require_own_lock on PROD's session. `carried` says how the
     rows of a table that `act` reshapes are read afterwards; such a table is proved like a protected one. `recorder` writes down what was done, when all is proved and before COMMIT.
-    `removing` are rows of ours that `act` removes: all others of a protected table are proved untouched.
+    `removing` are rows of ours that `act` removes, `adding` rows that it inserts: all others of a protected table are proved
+    untouched.
     Returns what `act` returned and one proof per protected table. Raises LockTimeout, LockLost, PreservationBroken, or
     whatever `act`, `verify` or `recorder` raised; nothing is committed then.
     """
@@ -289,6 +291,7 @@ def protected_transaction[Result](
                 session,
                 before[table],
                 untouched=not seen[table].touched(now.get(table)) and seen[table].writes is not None,
+                adding=adding,
             )
             for table in protected
         ]
@@ -334,9 +337,9 @@ def _of_strays(proof: Proof, found: Fingerprint) -> Proof:
     return replace(proof, fingerprint_found=found.digest, strays_removed=found.rows - proof.rows_before)
 
 
-def _but(session: Session, table: Table, removing: Collection[OwnRows]) -> str:
-    """The FROM item of a table's rows without those of ours that are being removed; '' for all of them."""
-    ours = [rows.condition for rows in removing if rows.table == table]
+def _but(session: Session, table: Table, own: Collection[OwnRows | NewRows]) -> str:
+    """The FROM item of a table's rows without those of ours; '' for all of them."""
+    ours = [rows.condition for rows in own if rows.table == table]
     if not ours:
         return ""
     condition = sql.SQL(" OR ").join(sql.SQL("({})").format(one) for one in ours)
@@ -344,14 +347,17 @@ def _but(session: Session, table: Table, removing: Collection[OwnRows]) -> str:
     return others.as_string(session.connection)
 
 
-def _prove(session: Session, before: Fingerprint, *, untouched: bool) -> Proof:
+def _prove(session: Session, before: Fingerprint, *, untouched: bool, adding: Collection[NewRows]) -> Proof:
     if untouched:
         return Proof(str(before.table), before.rows, before.rows, before.digest, before.digest, "counters")
     missing = set(before.columns) - set(columns_of(session, before.table))
     if missing:
         return Proof(str(before.table), before.rows, -1, before.digest, f"columns missing: {sorted(missing)}", "scan")
-    after = fingerprint(session, before.table, before.columns)
-    return Proof(str(before.table), before.rows, after.rows, before.digest, after.digest, "scan")
+    after = left = fingerprint(session, before.table, before.columns)
+    if new := _but(session, before.table, adding):
+        after = fingerprint(session, before.table, before.columns, source=new)
+    proof = Proof(str(before.table), before.rows, after.rows, before.digest, after.digest, "scan")
+    return replace(proof, fingerprint_left=left.digest, rows_added=left.rows - after.rows) if new else proof
 
 
 def _declared(session: Session, before: Fingerprint, way: Carried) -> Fingerprint:

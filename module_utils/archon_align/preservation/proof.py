@@ -17,7 +17,8 @@ class Proof:
     that the transaction reshaped (`carried`, see carried.py). Where such a way changes values or leaves some out, both
     fingerprints are of what it declares, and `fingerprint_found` is that of the rows as they were. A transaction that removed
     rows of archon-align's own is proved by all others; `strays_removed` of them had been left by an earlier run, and
-    `fingerprint_found` is then that of the rows with those.
+    `fingerprint_found` is then that of the rows with those. One that inserted `rows_added` is proved by the rows that were there,
+    and `fingerprint_left` is that of all rows afterwards.
     """
 
     table: str
@@ -29,6 +30,8 @@ class Proof:
     carried: Carried | None = None
     fingerprint_found: str = ""
     strays_removed: int = 0
+    rows_added: int = 0
+    fingerprint_left: str = ""
 
     @property
     def preserved(self) -> bool:
@@ -44,4 +47,6 @@ class Proof:
             del shown["strays_removed"]
             if self.carried is None:
                 del shown["fingerprint_found"]
+        if not self.rows_added:
+            del shown["rows_added"], shown["fingerprint_left"]
         return shown

@@ -37,12 +37,15 @@ def _changed_by_users(
     carried = next((proof for proof in proofs if proof.get("fingerprint_found")), None)
     if carried is not None:
         return _changed_around(before, carried, after)
-    if before and after and before.columns == after.columns:
+    if before and after and before.columns == after.columns and not any(proof.get("rows_added") for proof in proofs):
         return (before.rows, before.fingerprint) != (after.rows, after.fingerprint)
     # Fingerprints of different phases may cover different columns (a phase may have added some), so only equality of
     # fingerprints says "the same", while different row counts always say "changed".
     looks = [(proof["rows_before"], proof["fingerprint_before"]) for proof in proofs]
-    ends = [(proof["rows_after"], proof["fingerprint_after"]) for proof in proofs]
+    ends = [
+        (proof["rows_after"] + proof.get("rows_added", 0), proof.get("fingerprint_left") or proof["fingerprint_after"])
+        for proof in proofs
+    ]
     if before:
         ends.insert(0, (before.rows, before.fingerprint))
     else:
@@ -122,6 +125,8 @@ def _entry(
     added = rows_after - rows_before if preserved and rows_before is not None and rows_after is not None else None
     if added is not None and before:
         added += sum(proof.get("strays_removed", 0) for proof in proofs)
+    if added is not None:
+        added -= sum(proof.get("rows_added", 0) for proof in proofs)
     return {
         "rows_before": rows_before,
         "rows_after": rows_after,
