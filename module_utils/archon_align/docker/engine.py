@@ -14,7 +14,7 @@ from urllib.parse import quote
 import orjson
 
 from ..errors import AlignError
-from ..web.wire import Allowed, Reply, Unreachable, Wire, bad_answer
+from ..web.wire import Allowed, BadAnswer, NotAllowed, Reply, Unreachable, Wire, bad_answer
 from .objects import (
     STACK_LABEL,
     Container,
@@ -25,11 +25,12 @@ from .objects import (
     service_of,
     task_of,
 )
+from .probes import is_probe
 from .stream import demultiplex
 
 _ID = "[A-Za-z0-9_.%-]+"
-# What only reads. An exec starts a process of ours in the container, so check mode has it for the reachability probe alone:
-# `Engine.execute` is not called for anything else there.
+# What only reads. An exec starts a process of ours in the container, so check mode has it for the probes of probes.py alone,
+# which the plan's reachability test needs: these requests are let through, and `Engine.execute` looks at the command.
 READING = (
     Allowed("GET", "/(_ping|version|info|containers/json|services|tasks|nodes)"),
     Allowed("GET", f"/(containers/{_ID}/json|services/{_ID}|tasks/{_ID}|exec/{_ID}/json)"),
@@ -66,10 +67,14 @@ class Executed:
 
 
 class Engine:
-    """`prefix` is the path of Portainer's proxy, '' at the engine itself. `send` replaces `wire.send` where more is needed."""
+    """`prefix` is the path of Portainer's proxy, '' at the engine itself. `send` replaces `wire.send` where more is needed.
+
+    Over a wire with an allow-list (check mode) it executes probes only.
+    """
 
     def __init__(self, wire: Wire, prefix: str = "", *, send: Callable[..., Reply] | None = None) -> None:
         self._send = send or wire.send
+        self._restricted = wire.restricted
         self._prefix = prefix
         self._skew: tuple[datetime, float] | None = None
 
@@ -137,15 +142,17 @@ class Engine:
     def _update(self, service: Service, change: Callable[[Service], dict[str, Any]], **params: str) -> None:
         path = f"/services/{quote(service.id, safe='')}/update"
         now = service
-        for again in (True, False):
+        for last in (False, True):
             reply = self._send(
                 "POST", self._prefix + path, params={"version": now.version, **params}, json=change(now), timeout=60
             )
             if reply.ok:
                 return
-            if not (again and "out of sequence" in reply.message()):
-                raise EngineRefused(reply, f"Service {service.name} could not be updated.")
-            now = self.service(service.id)  # somebody else has updated it meanwhile
+            stale = "out of sequence" in reply.message()
+            if last or not stale:
+                remedy = "Somebody else updates it at the same time. Run again when nobody does." if stale else ""
+                raise EngineRefused(reply, f"Service {service.name} could not be updated.", remedy=remedy)
+            now = self.service(service.id)
 
     def restart_container(self, container_id: str, *, grace: int = 10) -> None:
         """Raises EngineRefused."""
@@ -157,14 +164,29 @@ class Engine:
     def logs(self, container_id: str, *, lines: int) -> str:
         """The last lines that a container wrote; they may hold secrets. Raises EngineRefused."""
         path = f"/containers/{quote(container_id, safe='')}/logs"
-        reply = self._send("GET", self._prefix + path, params={"stdout": 1, "stderr": 1, "tail": lines}, limit=OUTPUT_BYTES)
+        reply = self._send(
+            "GET", self._prefix + path, params={"stdout": 1, "stderr": 1, "tail": lines}, limit=OUTPUT_BYTES
+        )
         if not reply.ok:
             raise EngineRefused(reply, "A container's log could not be read.")
         return "".join(demultiplex(reply.content))
 
     def execute(self, container_id: str, argv: Sequence[str], timeout: float = 30.0) -> Executed:
-        """Run a command in a container, without a shell, for at most `timeout` seconds. Raises EngineRefused, Unreachable."""
+        """Run a command in a container, without a shell, and wait for it at most `timeout` seconds.
+
+        A command that takes longer goes on: an exec cannot be ended. Raises EngineRefused, Unreachable, BadAnswer (more than
+        OUTPUT_BYTES of output), and NotAllowed in check mode for anything but a probe.
+        """
         path = f"/containers/{quote(container_id, safe='')}/exec"
+        if self._restricted and not is_probe(argv):
+            raise NotAllowed(
+                "Check mode does not run this command in a container.",
+                object_name=f"container {container_id[:12]}",
+                expected="one of the probes that only ask",
+                found="another command",
+                remedy="Run without --check to do it.",
+                code="not_allowed_in_check_mode",
+            )
         body = {"AttachStdout": True, "AttachStderr": True, "Tty": False, "Cmd": list(argv)}
         reply = self._send("POST", self._prefix + path, json=body)
         if not reply.ok:
@@ -173,13 +195,23 @@ class Engine:
         if not isinstance(made, dict) or not made.get("Id"):
             raise bad_answer(path, "an Id", "none")
         run = f"/exec/{made['Id']}"
-        output = self._send(
-            "POST",
-            f"{self._prefix}{run}/start",
-            json={"Detach": False, "Tty": False},
-            timeout=timeout,
-            limit=OUTPUT_BYTES,
-        )
+        begin = f"{self._prefix}{run}/start"
+        try:
+            output = self._send(
+                "POST", begin, json={"Detach": False, "Tty": False}, timeout=timeout, limit=OUTPUT_BYTES
+            )
+        except (Unreachable, BadAnswer) as error:
+            if error.code not in ("timeout", "bad_answer"):
+                raise
+            slow = error.code == "timeout"
+            raise type(error)(
+                "A command in a container did not end in time." if slow else "A command in a container says too much.",
+                object_name=f"container {container_id[:12]}: {argv[0]}",
+                expected=f"its end within {timeout:g} s" if slow else f"at most {OUTPUT_BYTES} bytes of output",
+                found=error.found,
+                remedy="See what the container does; the command goes on in it until it ends by itself.",
+                code="command_timeout" if slow else "command_output_too_long",
+            ) from None
         if not output.ok:
             raise EngineRefused(output, "A command could not be run in a container.")
         deadline = time.monotonic() + _PAUSE_SECONDS * 20
@@ -188,7 +220,7 @@ class Engine:
             if isinstance(state, dict) and not state.get("Running") and state.get("ExitCode") is not None:
                 return Executed(int(state["ExitCode"]), *demultiplex(output.content))
             if time.monotonic() > deadline:
-                raise bad_answer(f"{run}/json", "the exit code of a command whose output has ended", "none")
+                raise bad_answer(begin, "the exit code of a command whose output has ended", "none")
             time.sleep(_PAUSE_SECONDS / 10)
 
     def _get(self, path: str, *, parsed: bool = True, filters: Mapping[str, Any] | None = None, **params: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ COMPOSE_STACK_LABEL = "com.docker.compose.project"
 COMPOSE_SERVICE_LABEL = "com.docker.compose.service"
 # Docker's word for "never".
 _NEVER = 1
+# "Up 2 minutes (healthy)", "Up 2 seconds (health: starting)"; but "Restarting (1) 3 seconds ago".
+_HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,34 +173,39 @@ def task_of(given: Mapping[str, Any]) -> Task:
 
 def listed_container_of(given: Mapping[str, Any]) -> Container:
     """One item of the list. Raises KeyError, TypeError, AttributeError for what is no container."""
-    text = str(given.get("Status", ""))
-    health = next((word for word in ("unhealthy", "healthy", "starting") if word in text), "")
+    health = _HEALTH.search(str(given.get("Status", "")))
     ports = {
         Port(int(port.get("PublicPort") or 0), int(port["PrivatePort"]), str(port.get("Type", "tcp")))
         for port in given.get("Ports") or []
     }
-    names = given.get("Names") or [""]
+    # With links of old a container has further names, below others' names.
+    names = sorted(given.get("Names") or [""], key=lambda name: str(name).count("/"))
     return Container(
         id=given["Id"],
         name=str(names[0]).removeprefix("/"),
         image=str(given.get("Image", "")).partition("@")[0],
         state=str(given.get("State", "")),
-        health=health,
+        health=health[1] if health else "",
         created_at=moment(given.get("Created")),
         labels=dict(given.get("Labels") or {}),
-        ports=tuple(sorted(ports, key=lambda port: (port.target, port.published))),
+        ports=_sorted(ports),
     )
+
+
+def _sorted(ports: set[Port]) -> tuple[Port, ...]:
+    return tuple(sorted(ports, key=lambda port: (port.target, port.published, port.protocol)))
 
 
 def inspected_container_of(given: Mapping[str, Any]) -> Container:
     """An inspected container. Raises KeyError, TypeError, AttributeError for what is none."""
     config, state = given["Config"], given["State"]
     bound = (given.get("NetworkSettings") or {}).get("Ports") or {}
-    ports = [
-        Port(int(binding["HostPort"]) if binding else 0, int(name.partition("/")[0]), name.partition("/")[2] or "tcp")
+    # One item for IPv4, one for IPv6.
+    ports = {
+        Port(int(binding.get("HostPort") or 0), int(name.partition("/")[0]), name.partition("/")[2] or "tcp")
         for name, bindings in bound.items()
-        for binding in bindings or [None]
-    ]
+        for binding in bindings or [{}]
+    }
     return Container(
         id=given["Id"],
         name=str(given.get("Name", "")).removeprefix("/"),
@@ -206,7 +214,7 @@ def inspected_container_of(given: Mapping[str, Any]) -> Container:
         health=str((state.get("Health") or {}).get("Status", "")),
         created_at=moment(given.get("Created")),
         labels=dict(config.get("Labels") or {}),
-        ports=tuple(ports),
+        ports=_sorted(ports),
         started_at=moment(state.get("StartedAt")),
         environment=pairs(config.get("Env")),
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 _HEAD = 8
-_STDOUT, _STDERR = 1, 2
+_STDOUT, _STDERR, _SYSTEM = 1, 2, 3  # the last is what the engine itself has to say
 
 
 def demultiplex(content: bytes) -> tuple[str, str]:
     """Standard output and standard error. What does not look like frames is output of a terminal."""
-    streams: dict[int, list[bytes]] = {0: [], _STDOUT: [], _STDERR: []}
+    streams: dict[int, list[bytes]] = {number: [] for number in (0, _STDOUT, _STDERR, _SYSTEM)}
     at = 0
     while at < len(content):
         head = content[at : at + _HEAD]
@@ -19,4 +19,7 @@ def demultiplex(content: bytes) -> tuple[str, str]:
         size = int.from_bytes(head[4:], "big")
         streams[head[0]].append(content[at + _HEAD : at + _HEAD + size])
         at += _HEAD + size
-    return tuple(b"".join(streams[number]).decode("utf-8", "replace") for number in (_STDOUT, _STDERR))  # type: ignore[return-value]
+    return (
+        b"".join(streams[_STDOUT]).decode("utf-8", "replace"),
+        b"".join(streams[_STDERR] + streams[_SYSTEM]).decode("utf-8", "replace"),
+    )

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -142,6 +143,8 @@ class Wire:
                 headers={"Accept": "application/json", **server.headers},
                 timeout=server.timeout,
                 verify=verify,
+                # With a cookie Portainer wants a CSRF token for every change.
+                cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),
                 # A proxy that environment variables name must not get between us and this very machine.
                 trust_env=not loopback,
                 transport=transport,
@@ -149,6 +152,11 @@ class Wire:
             )
         except (ValueError, ImportError, OSError) as error:
             raise self._unreachable("usable proxy variables in the environment", type(error).__name__) from error
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there is a list of what may be sent, as in check mode."""
+        return self._allowed is not None
 
     def __enter__(self) -> Wire:
         return self
@@ -193,7 +201,6 @@ class Wire:
         chunks: list[bytes] = []
         received = 0
         try:
-            self._http.cookies.clear()  # with a cookie Portainer wants a CSRF token for every change
             with self._http.stream(
                 method,
                 self._base + path,
@@ -209,7 +216,9 @@ class Wire:
                     received += len(chunk)
                     # The read timeout starts anew with every byte, so a dripping server needs a second bound.
                     if time.monotonic() > deadline:
-                        raise self._unreachable("a whole reply in time", f"a part of it after {seconds:g} s", where)
+                        raise self._unreachable(
+                            "a whole reply in time", f"a part of it after {seconds:g} s", where, code="timeout"
+                        )
                     if received > limit:
                         raise bad_answer(where, f"at most {limit} bytes", "a longer reply")
                 return Reply(where, response.status_code, dict(response.headers), b"".join(chunks))
