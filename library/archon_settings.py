@@ -90,11 +90,11 @@ findings:
   type: list
   elements: dict
   sample:
-    - code: restart_archon_server
+    - code: chat_shares_base_url
       severity: warning
-      object: PROD public.archon_settings
-      message: archon-server must be restarted.
-      remedy: Restart PROD's archon-server.
+      object: "PROD public.archon_settings: LLM_BASE_URL"
+      message: Search embeds its query at LLM_BASE_URL, so this is the Ollama address.
+      remedy: Test a chat after the restart.
 proofs:
   description: One proof per protected table of PROD when PROD was written.
   returned: success

@@ -37,6 +37,21 @@ SERVICE_OPTIONS: dict[str, dict[str, Any]] = {
     "token_file": {"type": "path", "no_log": False},
 }
 
+SERVICES_OPTIONS: dict[str, dict[str, Any]] = {
+    "backend": {"type": "str", "choices": ["", "portainer", "engine", "none"], "default": ""},
+    "stack": {"type": "str", "default": "archon-prod"},
+    "portainer_url": {"type": "str", "default": ""},
+    "portainer_api_key": {"type": "str", "default": "", "no_log": True},
+    "portainer_username": {"type": "str", "default": ""},
+    "portainer_password": {"type": "str", "default": "", "no_log": True},
+    "portainer_ca_file": {"type": "str", "default": ""},
+    "portainer_fingerprint": {"type": "str", "default": ""},
+    "portainer_insecure": {"type": "bool", "default": False},
+    "engine_url": {"type": "str", "default": ""},
+    "prod_url": {"type": "str", "default": ""},
+    "application_ca_file": {"type": "str", "default": ""},
+}
+
 SCHEMA_OPTIONS: dict[str, dict[str, Any]] = {
     "decisions": {"type": "dict", "default": {}},
     "include": {"type": "list", "elements": "str", "default": []},

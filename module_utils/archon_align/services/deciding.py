@@ -13,7 +13,7 @@ from .stored import TEMPLATES, Changed
 # Archon forgets templates and components by itself after so long.
 TEMPLATE_CACHE_SECONDS = 1800
 # Between the time that a row gets and its commit; our own transactions are shorter.
-MARGIN_SECONDS = 2.0
+MARGIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)

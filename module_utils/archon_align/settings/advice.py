@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from ..findings import Finding
-from .planner import Change
-from .store import SETTINGS, Store
+from .store import Store
 from .wanted import OLLAMA, Wanted, shown
 
 # Read besides the wanted keys, because what they say decides what the wanted ones do.
-CONTEXT_KEYS = ("LLM_PROVIDER", "CHAT_PROVIDER", "CHAT_BASE_URL", "EMBEDDING_FALLBACK_PROVIDERS")
+CONTEXT_KEYS = ("LLM_PROVIDER", "CHAT_PROVIDER", "CHAT_BASE_URL")
 _DEFAULT_PROVIDER = "openai"
-_DEFAULT_FALLBACKS = "openai,ollama,tei,local"
 
 
-def findings(
-    credentials: Store, settings: Store, dev: Store, wanted: Wanted, changes: Sequence[Change], *, check: bool
-) -> list[Finding]:
-    """All findings of the phase, the same in both modes but for the tense of the restart."""
+def findings(credentials: Store, settings: Store, dev: Store, wanted: Wanted) -> list[Finding]:
+    """All findings of the phase, the same in both modes. What the running Archon makes of it is told by the services phase."""
     return [
         *_encrypted(credentials, wanted.credentials),
         *_encrypted(settings, wanted.settings),
         *_withheld(settings, wanted),
         *_base_url(settings, wanted),
         *_chat(settings, wanted),
-        *_fallbacks(settings, wanted),
         *_dev_differs(dev, wanted),
-        *_restart(settings, changes, check=check),
     ]
 
 
@@ -101,22 +95,6 @@ def _chat(settings: Store, wanted: Wanted) -> Iterator[Finding]:
         )
 
 
-def _fallbacks(settings: Store, wanted: Wanted) -> Iterator[Finding]:
-    provider = wanted.settings["EMBEDDING_PROVIDER"]
-    listed = _effective(settings, wanted, "EMBEDDING_FALLBACK_PROVIDERS", _DEFAULT_FALLBACKS)
-    others = [name for part in listed.split(",") if (name := part.strip()) and name != provider]
-    if others:
-        yield Finding(
-            "fallback_of_other_dimension",
-            "warning",
-            f"{settings}: EMBEDDING_FALLBACK_PROVIDERS",
-            f"After three failures Archon leaves {provider} aside for 300 s and asks {', '.join(others)} instead, with a model of "
-            "their own. Vectors of another model or dimension find nothing, and page queries go to another service. The choice "
-            "is yours, so it was not changed.",
-            f"Set EMBEDDING_FALLBACK_PROVIDERS: {provider} in archon_credentials_extra.",
-        )
-
-
 def _dev_differs(dev: Store, wanted: Wanted) -> Iterator[Finding]:
     different = sorted(
         row.key
@@ -130,17 +108,4 @@ def _dev_differs(dev: Store, wanted: Wanted) -> Iterator[Finding]:
             f"{dev}: {', '.join(different)}",
             "DEV has these keys with other values; DEV's values are never overwritten.",
             "Nothing to do, unless DEV should use the same service.",
-        )
-
-
-def _restart(settings: Store, changes: Sequence[Change], *, check: bool) -> Iterator[Finding]:
-    if any(change.name.startswith(f"prod:{SETTINGS}:") for change in changes):
-        yield Finding(
-            "restart_archon_server",
-            "warning",
-            str(settings),
-            f"archon-server {'will have to' if check else 'must'} be restarted: settings are cached for the life of its "
-            "process, and until then it works with a mixture of old and new.",
-            "Restart PROD's archon-server and wait for /health to say ready. For EMBEDDING_PROVIDER the container's environment "
-            "wins over the database: see that it says the same.",
         )

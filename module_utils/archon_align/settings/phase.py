@@ -76,7 +76,7 @@ def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
         changed=bool(changes),
         statements=[change.statement for change in changes],
         findings=[
-            *findings(credentials, settings, dev_credentials, values, changes, check=context.check),
+            *findings(credentials, settings, dev_credentials, values),
             *waits.findings(),
         ],
         proofs=proofs,

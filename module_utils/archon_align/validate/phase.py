@@ -181,7 +181,9 @@ def _findings(context: Context, results: Sequence[Mapping[str, Any]], unmet: Seq
         if not criterion.mended
     ]
     changed = any(result.get("changed") for result in results)
-    if changed and not context.check and RESTART not in _told(results):
+    # The services phase restarts it, or says itself what nobody restarts.
+    seen_to = any(result.get("phase") == "services" for result in results)
+    if changed and not context.check and not seen_to and RESTART not in _told(results):
         findings.append(
             Finding(
                 RESTART,

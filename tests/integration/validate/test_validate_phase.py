@@ -278,6 +278,7 @@ def test_a_restart_is_asked_for_once_and_only_after_a_change(validate: Validate)
     assert codes() == []
     assert codes({"phase": "templates", "changed": True}) == ["restart_archon_server"]
     assert codes({"phase": "data", "changed": True, "findings": [{"code": "restart_archon_server"}]}) == []
+    assert codes({"phase": "data", "changed": True}, {"phase": "services", "changed": True}) == []
 
 
 def test_an_empty_prod_is_told_without_a_crash(new_database: Callable[[str], str], make_context: Make) -> None:

@@ -120,6 +120,7 @@ def test_what_is_as_wanted_gives_no_finding() -> None:
         ({"EMBEDDING_MODEL": "text-embedding-3-small"}, {}, "EMBEDDING_MODEL (uploads)", "text-embedding-3-small"),
         ({"EMBEDDING_BASE_URL": "http://old/v1"}, {}, "EMBEDDING_BASE_URL", "embedded at http://old/v1"),
         ({"EMBEDDING_FALLBACK_PROVIDERS": None}, {}, "EMBEDDING_FALLBACK_PROVIDERS", "asks openai, tei, local instead"),
+        ({"EMBEDDING_FALLBACK_PROVIDERS": " ollama , tei"}, {}, "EMBEDDING_FALLBACK_PROVIDERS", "asks tei instead"),
         ({"TEMPLATE_INJECTION_ENABLED": "true"}, {}, "TEMPLATE_INJECTION_ENABLED", "does not set it"),
     ],
 )

@@ -121,7 +121,7 @@ def test_only_what_differs_changes_and_nothing_encrypted(
         assert (key in changed) is not right
     assert changed <= values.settings.keys()
     assert "hidden-value" not in str(plan)
-    assert "hidden-value" not in str(findings(plan.stores[0], kept, store("d"), values, plan.changes, check=True))
+    assert "hidden-value" not in str(findings(plan.stores[0], kept, store("d"), values))
 
 
 def test_dev_gets_only_what_it_lacks() -> None:
@@ -142,21 +142,11 @@ def test_dev_gets_only_what_it_lacks() -> None:
         ({}, (Row("LLM_BASE_URL", None, "http://chat/v1"),), "llm_base_url_replaced", True),
         ({}, (Row("LLM_BASE_URL", None, URL),), "llm_base_url_replaced", False),
         ({}, (Row("LLM_BASE_URL", None, ""),), "llm_base_url_replaced", False),
-        ({}, (), "fallback_of_other_dimension", True),
-        ({"extra": {"EMBEDDING_FALLBACK_PROVIDERS": "ollama"}}, (), "fallback_of_other_dimension", False),
-        ({}, (Row("EMBEDDING_FALLBACK_PROVIDERS", None, " ollama, "),), "fallback_of_other_dimension", False),
         ({"embedding_base_url": "http://host:11434"}, (), "base_url_without_v1", True),
         ({"embedding_base_url": "http://host:11434/v1/"}, (), "base_url_without_v1", False),
     ],
 )
 def test_consequences_are_told(fields: dict[str, object], rows: tuple[Row, ...], code: str, *, raised: bool) -> None:
     values = wanted(options(**fields))
-    found = findings(
-        store("archon_credentials"),
-        store("archon_settings", *rows),
-        store("archon_credentials"),
-        values,
-        (),
-        check=True,
-    )
+    found = findings(store("archon_credentials"), store("archon_settings", *rows), store("archon_credentials"), values)
     assert (code in {finding.code for finding in found}) is raised
