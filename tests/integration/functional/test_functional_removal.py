@@ -33,8 +33,8 @@ INSERT INTO archon_projects (title) VALUES ('archon-align-canary-20260101-000000
 INSERT INTO archon_tasks (title, project_id) SELECT 'täsk', id FROM archon_projects;
 INSERT INTO archon_document_versions (project_id, content) SELECT id, 'x' FROM archon_projects;
 INSERT INTO archon_project_sources (project_id, source_id) SELECT id, 'one' FROM archon_projects;
-INSERT INTO archon_sources VALUES ('one'), ('file_archon-align-canary-notes_md_1700000000');
-INSERT INTO archon_crawled_pages (url, source_id) SELECT 'file://archon-align-canary-notes.md', source_id FROM archon_sources;
+INSERT INTO archon_sources VALUES ('one'), ('file_archon-align-canary-notes_txt_1700000000');
+INSERT INTO archon_crawled_pages (url, source_id) SELECT 'file://archon-align-canary-notes.txt', source_id FROM archon_sources;
 """
 TABLES = ("projects", "tasks", "document_versions", "project_sources", "sources", "crawled_pages", "code_examples")
 STRAY = "archon-align-canary-20251231-235959-fedcba-0123456789abcdef"
@@ -67,10 +67,10 @@ def rows(owner: psycopg.Connection) -> dict[str, list]:
 
 def litter(owner: psycopg.Connection, marker: str) -> str:
     """Everything that validation may leave, under `marker`; the project's id."""
-    source = f"file_{marker}_md_1700000000"
+    source = f"file_{marker}_txt_1700000000"
     owner.execute("INSERT INTO archon_sources VALUES (%s)", (source,))
-    owner.execute("INSERT INTO archon_crawled_pages (url, source_id) VALUES (%s, %s)", (f"file://{marker}.md", source))
-    owner.execute("INSERT INTO archon_code_examples (url, source_id) VALUES (%s, %s)", (f"file://{marker}.md", source))
+    owner.execute("INSERT INTO archon_crawled_pages (url, source_id) VALUES (%s, %s)", (f"file://{marker}.txt", source))
+    owner.execute("INSERT INTO archon_code_examples (url, source_id) VALUES (%s, %s)", (f"file://{marker}.txt", source))
     (project,) = owner.execute(
         "INSERT INTO archon_projects (title) VALUES (%s) RETURNING id::text", (marker,)
     ).fetchone()

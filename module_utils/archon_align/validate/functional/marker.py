@@ -14,11 +14,11 @@ from ...errors import AlignError
 
 JOURNAL = "canary.jsonl"
 # As Archon builds a source's id from the name of an uploaded file; what follows the last underscore is the time of the upload.
-FILE_SUFFIX = ".md"
+FILE_SUFFIX = ".txt"
 # PostgreSQL's regular expressions: a title that is a marker and nothing else, the source of a file that is named by one.
 _FORM = "archon-align-canary-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}-[0-9a-f]{16}"
 TITLE = f"^{_FORM}$"
-SOURCE = f"^file_{_FORM}_md(_[0-9]+)?$"
+SOURCE = f"^file_{_FORM}_txt(_[0-9]+)?$"
 
 
 def new_marker(run: Run) -> str:
