@@ -20,11 +20,12 @@ from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from ..plan import Statement
+from ..preservation.fingerprint import columns_of
 from ..preservation.proof import Proof
 from ..report.wording import plural
 from ..web.trust import Trust
 from . import changing
-from .looking import asides, pages, same_named, sources_to_rebuild, state
+from .looking import asides, pages, pages_table, same_named, sources_to_rebuild, state
 from .model import Aside, Document, Skipped, Source, aside_url, choose, source_prefix
 from .uploading import NotReplaced, Uploaded, upload, verify
 
@@ -89,6 +90,8 @@ def run(context: Context, options: Options) -> PhaseOutcome:
 
 
 def _work(context: Context, options: Options, prod: Session, account: _Account) -> None:
+    if not {"url", "source_id", "embedding"}.issubset(columns_of(prod, pages_table(prod))):
+        return  # check mode, before the schema phase has made it
     vector = vector_type(prod)
     for aside in asides(prod):
         _settle(context, options, prod, aside, vector, account)
