@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..docker.engine import PROBING, READING, Engine
 from ..errors import AlignError
@@ -22,34 +23,59 @@ ALLOWED_IN_CHECK = (
     Allowed("GET", "/stacks(/[0-9]+(/file)?)?"),
     *(Allowed(one.method, f"/endpoints/[0-9]+/docker{one.path}") for one in (*READING, *PROBING)),
 )
-_PAGE = 100
-_MOST_PAGES = 100
+_PAGE = 50
+_MOST_PAGES = 200
+# An environment comes with its newest snapshot.
+_PAGE_BYTES = 64 << 20
 _TRIES = 3
 _PAUSE_SECONDS = 0.5
 _BUSY = (502, 503, 504)
 _DEPLOY_SECONDS = 300.0
+# Shorter values are words like `true`, whose replacement would only make a message unreadable.
+_SECRET_LENGTH = 5
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """`text` without these values; a deployment's error may quote the variables that it was given."""
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= _SECRET_LENGTH:
+            text = text.replace(secret, "(not shown)")
+    return text
 
 
 class PortainerRefused(AlignError):
     """Portainer answered with an error. `http_status` is HTTP's."""
 
-    def __init__(self, reply: Reply, what: str, *, expected: str = "success", remedy: str = "") -> None:
+    def __init__(
+        self, reply: Reply, what: str, *, expected: str = "success", remedy: str = "", secrets: Iterable[str] = ()
+    ) -> None:
         super().__init__(
             what,
             object_name=reply.where,
             expected=expected,
-            found=f"{reply.status}: {reply.message()}",
+            found=f"{reply.status}: {without(reply.message(), secrets)}",
             remedy=remedy or "See Portainer's own message, and whether this user may do that.",
             code={401: "not_logged_in", 403: "forbidden", 404: "not_found"}.get(reply.status, "portainer_refused"),
         )
         self.http_status = reply.status
 
 
+def environment_missing(wanted: str, known: Iterable[str]) -> AlignError:
+    return AlignError(
+        "Portainer has no environment of that name.",
+        object_name=f"Portainer environment {wanted}",
+        expected="an environment that this user may see",
+        found=", ".join(known) or "none",
+        remedy="Correct the name, or let this user see the environment.",
+        code="environment_missing",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """How Portainer is reached: by an API key, or by user name and password. Seconds."""
 
-    url: str
+    url: str = field(repr=False)
     api_key: str = field(default="", repr=False)
     username: str = ""
     password: str = field(default="", repr=False)
@@ -57,6 +83,15 @@ class Access:
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
+        if "@" in urlsplit(self.url).netloc:
+            raise AlignError(
+                "Portainer's address holds a user or a password.",
+                object_name="archon_portainer_url",
+                expected="a URL like https://host:9443",
+                found="one with a user in it, which would be sent besides Portainer's own credentials and be refused",
+                remedy="Take them out of the URL; give an API key, or archon_portainer_username and archon_portainer_password.",
+                code="bad_variable",
+            )
         if not self.api_key and not (self.username and self.password):
             raise AlignError(
                 "There is nothing to log in to Portainer with.",
@@ -100,14 +135,16 @@ class Portainer:
     def environments(self) -> list[Environment]:
         """All environments that this user may see, page by page."""
         found: dict[int, Environment] = {}
-        for page in range(_MOST_PAGES):
-            start = page * _PAGE
-            reply = self._read("/endpoints", start=start + 1 if page else 0, limit=_PAGE)
+        seen = 0
+        for _ in range(_MOST_PAGES):
+            reply = self._read("/endpoints", start=seen + 1, limit=_PAGE)  # counts from 1
             items = self._list(reply)
             known = len(found)
             found.update((one.id, one) for one in (self._shaped(reply, item, environment_of) for item in items))
-            total = int(reply.headers.get("x-total-count") or 0)
-            if len(items) < _PAGE or len(found) == known or len(found) >= total > 0:
+            seen += len(items)
+            count = reply.headers.get("x-total-count", "")
+            complete = seen >= int(count) if count.isdecimal() else len(items) < _PAGE
+            if complete or len(found) == known:
                 break
         return sorted(found.values(), key=lambda one: one.id)
 
@@ -120,22 +157,33 @@ class Portainer:
         reply = self._read(f"/stacks/{stack_id}")
         return self._shaped(reply, reply.json(), stack_of)
 
-    def find_stack(self, name: str, environment_id: int | None = None) -> Stack:
-        """The one stack of that name. Raises AlignError when there is none, or more than one."""
-        known = [one for one in self.stacks() if environment_id in (None, one.environment_id)]
+    def find_stack(self, name: str, environment: str = "") -> Stack:
+        """The one stack of that name, in the environment of that name if one is given.
+
+        Raises AlignError when there is none or more than one, naming what there is.
+        """
+        known = self.stacks()
+        names = {}
+        if environment or sum(one.name == name for one in known) > 1:
+            names = {one.id: one.name for one in self.environments()}
+        if environment:
+            if environment not in names.values():
+                raise environment_missing(environment, names.values())
+            known = [one for one in known if names.get(one.environment_id) == environment]
         found = [one for one in known if one.name == name]
         if len(found) == 1:
             return found[0]
-        where = f" in environment {environment_id}" if environment_id is not None else ""
         if found:
-            told = ", ".join(f"stack {one.id} of environment {one.environment_id}" for one in found)
-            remedy = "Say which one: set archon_portainer_environment to the name of its environment."
+            told = ", ".join(
+                f"{one.id} in environment {names.get(one.environment_id, one.environment_id)}" for one in found
+            )
+            remedy = "Set archon_portainer_environment to the name of the environment that is meant."
         else:
             told = ", ".join(sorted({one.name for one in known})) or "no stack at all that this user may see"
             remedy = "Set archon_prod_stack and archon_dev_stack to their names, or let this user see them."
         raise AlignError(
             "There is more than one stack of that name." if found else "There is no stack of that name.",
-            object_name=f"Portainer stack {name}{where}",
+            object_name=f"Portainer stack {name}{f' in environment {environment}' if environment else ''}",
             expected="one stack",
             found=told,
             remedy=remedy,
@@ -151,7 +199,10 @@ class Portainer:
         return content
 
     def update_stack(self, stack: Stack, environment: Mapping[str, str], file: str) -> Stack:
-        """Deploy `file` with exactly these variables. Raises AlignError; a stack from git is refused before anything is sent."""
+        """Deploy `file` with exactly these variables. Raises AlignError.
+
+        Before anything is sent it refuses a stack from git, and a list of variables or a file that is empty.
+        """
         if stack.from_git:
             raise AlignError(
                 "A stack from git is not written to.",
@@ -161,14 +212,26 @@ class Portainer:
                 remedy="Redeploy it from git with these variables, or change them in its repository.",
                 code="stack_from_git",
             )
+        if not file.strip() or (stack.environment and not environment):
+            raise AlignError(
+                "A stack would lose everything that it has.",
+                object_name=f"Portainer stack {stack.name}",
+                expected="its whole file and all of its variables, which Portainer replaces as they are given",
+                found="an empty file" if environment or not stack.environment else "no variables",
+                remedy="Nothing was sent. This is an error of archon-align.",
+                code="stack_incomplete",
+            )
         body = {"StackFileContent": file, "Env": _pairs(environment), "Prune": False, "PullImage": False}
         return self._deployed(stack, f"/stacks/{stack.id}", body)
 
     def redeploy_git(self, stack: Stack, environment: Mapping[str, str]) -> Stack:
         """Deploy what the stack's repository holds, with exactly these variables; it stays bound to git. Raises AlignError."""
+        # Portainer keeps the password that it has when none is sent, but not the user.
+        user = str(((stack.raw.get("GitConfig") or {}).get("Authentication") or {}).get("Username") or "")
         body = {
             "RepositoryReferenceName": stack.git_reference,
             "RepositoryAuthentication": bool((stack.raw.get("GitConfig") or {}).get("Authentication")),
+            "RepositoryUsername": user,
             "Env": _pairs(environment),
             "Prune": False,
             "PullImage": False,
@@ -178,7 +241,8 @@ class Portainer:
     def _deployed(self, stack: Stack, path: str, body: dict[str, Any]) -> Stack:
         reply = self._send("PUT", path, params={"endpointId": stack.environment_id}, json=body, timeout=_DEPLOY_SECONDS)
         if not reply.ok:
-            raise PortainerRefused(reply, f"Stack {stack.name} could not be deployed.")
+            values = [*stack.environment.values(), *(pair["value"] for pair in body["Env"])]
+            raise PortainerRefused(reply, f"Stack {stack.name} could not be deployed.", secrets=values)
         return self._shaped(reply, reply.json(), stack_of)
 
     def force_update(self, environment_id: int, service_id: str, *, pull: bool = False) -> None:
@@ -196,9 +260,9 @@ class Portainer:
         for attempt in range(_TRIES):
             last = attempt == _TRIES - 1
             try:
-                reply = self._send("GET", path, params=params)
-            except Unreachable:
-                if last:
+                reply = self._send("GET", path, params=params, limit=_PAGE_BYTES)
+            except Unreachable as error:
+                if last or error.code == "tls_untrusted":
                     raise
             else:
                 if reply.ok:
@@ -238,10 +302,10 @@ class Portainer:
     def _log_in(self) -> str:
         body = {"Username": self.access.username, "Password": self.access.password}
         reply = self._wire.send("POST", "/auth", json=body)
-        if reply.status in (401, 403, 422):
+        if reply.status in (401, 422):
             raise PortainerRefused(
                 reply,
-                "Portainer refuses the log-in.",
+                "Portainer refuses the log-in: wrong user or password.",
                 expected=f"the right password of user {self.access.username}",
                 remedy="Correct archon_portainer_username and archon_portainer_password; an API key serves as well.",
             )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..docker.engine import EngineRefused
 from ..docker.objects import Container
 from ..errors import AlignError
-from .client import Portainer
+from .client import Portainer, environment_missing
 from .objects import Environment
 
 TASK_ID_LABEL = "com.docker.swarm.task.id"
@@ -18,7 +20,10 @@ NODE_LABEL = "com.docker.swarm.node.id"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which containers become hosts: names of environments and stacks, states, labels; what is empty asks for all."""
+    """Which containers become hosts: names of environments and stacks, states, labels; what is empty asks for all.
+
+    A label with an empty value asks for the label alone.
+    """
 
     environments: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
@@ -29,7 +34,9 @@ class Wanted:
         return (
             (not self.stacks or container.stack in self.stacks)
             and (not self.states or container.state in self.states)
-            and all(container.labels.get(key) == value for key, value in self.labels.items())
+            and all(
+                key in container.labels and value in ("", container.labels[key]) for key, value in self.labels.items()
+            )
         )
 
 
@@ -46,41 +53,44 @@ def discover(portainer: Portainer, wanted: Wanted) -> Found:
 
     Raises AlignError, also for an environment named in `wanted` that Portainer does not have.
     """
+    portainer.status()  # one that is away or is no Portainer is told at once, without the patience that questions have
     known = portainer.environments()
-    missing = sorted(set(wanted.environments) - {one.name for one in known})
-    if missing:
-        raise AlignError(
-            "Portainer has no environment of that name.",
-            object_name=", ".join(missing),
-            expected="an environment that this user may see",
-            found=", ".join(one.name for one in known) or "none",
-            remedy="Correct `environments` in the inventory file, or let this user see it.",
-            code="environment_missing",
-        )
+    for name in wanted.environments:
+        if name not in {one.name for one in known}:
+            raise environment_missing(name, [one.name for one in known])
     chosen = [one for one in known if one.docker and (not wanted.environments or one.name in wanted.environments)]
     hosts: list[dict[str, Any]] = []
     warnings = []
     failures = []
     for environment in chosen:
-        if not environment.up:
-            warnings.append(f"Environment {environment.name} was left out: Portainer says that it is down.")
-            continue
         try:
             hosts += _of_environment(portainer, environment, wanted)
         except AlignError as error:
             failures.append(error)
-            warnings.append(f"Environment {environment.name} was left out: {error.what} {error.found}")
-    if failures and len(failures) == sum(one.up for one in chosen):
+            warnings.append(f"Environment {environment.name} was left out. {error.what} {error.found}")
+    if failures and len(failures) == len(chosen):
         raise failures[0]
     return Found(tuple(_named(hosts)), tuple(warnings))
 
 
-def _of_environment(portainer: Portainer, environment: Environment, wanted: Wanted) -> Iterator[dict[str, Any]]:
+def _of_environment(portainer: Portainer, environment: Environment, wanted: Wanted) -> list[dict[str, Any]]:
+    if not environment.up:
+        raise AlignError(
+            "Portainer says that an environment is down.",
+            object_name=f"Portainer environment {environment.name}",
+            expected="one that Portainer reaches",
+            found="down since Portainer last looked",
+            remedy="Bring it up, or leave it out by naming the others in `environments`.",
+            code="environment_down",
+        )
     engine = portainer.engine(environment.id)
     containers = [one for one in engine.containers(wanted.labels) if wanted.has(one)]
-    nodes = engine.nodes() if environment.swarm and containers else {}
-    for container in containers:
-        yield host_variables(container, environment.name, nodes)
+    nodes = {}
+    if any(NODE_LABEL in one.labels for one in containers):
+        # Only a Swarm manager tells its nodes' names, and only to those who may ask.
+        with suppress(EngineRefused):
+            nodes = engine.nodes()
+    return [host_variables(container, environment.name, nodes) for container in containers]
 
 
 def host_variables(container: Container, environment: str, nodes: Mapping[str, str]) -> dict[str, Any]:

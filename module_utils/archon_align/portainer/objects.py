@@ -67,7 +67,7 @@ def stack_of(given: Mapping[str, Any]) -> Stack:
         kind=int(given.get("Type", SWARM)),
         environment_id=int(given.get("EndpointId", 0)),
         active=int(given.get("Status", _UP)) == _UP,
-        environment={str(pair["name"]): str(pair.get("value", "")) for pair in given.get("Env") or []},
+        environment={str(pair["name"]): str(pair.get("value") or "") for pair in given.get("Env") or []},
         git_reference=str(git.get("ReferenceName", "")),
         from_git=bool(git),
         auto_update=bool(given.get("AutoUpdate")),
