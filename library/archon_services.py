@@ -50,6 +50,11 @@ options:
     elements: str
     choices: [data, templates]
     default: []
+  earlier:
+    description: What an earlier task of this run returned in C(details.services.services), so that the report keeps it.
+    type: list
+    elements: dict
+    default: []
   wait:
     description: With O(backend=none), whether to wait for the restart that a person makes.
     type: bool
@@ -188,6 +193,7 @@ OWN = {
     "ready_timeout": {"type": "float", "default": 180.0},
     "environment": {"type": "dict", "default": {}, "no_log": True},
     "changed_phases": {"type": "list", "elements": "str", "choices": ["data", "templates"], "default": []},
+    "earlier": {"type": "list", "elements": "dict", "default": []},
     "wait": {"type": "bool", "default": False},
     "probe_timeout": {"type": "float", "default": 20.0},
     "embedding_provider": {"type": "str", "required": True},

@@ -47,6 +47,7 @@ SERVICES_OPTIONS: dict[str, dict[str, Any]] = {
     "portainer_ca_file": {"type": "str", "default": ""},
     "portainer_fingerprint": {"type": "str", "default": ""},
     "portainer_insecure": {"type": "bool", "default": False},
+    "portainer_environment": {"type": "str", "default": ""},
     "engine_url": {"type": "str", "default": ""},
     "prod_url": {"type": "str", "default": ""},
     "application_ca_file": {"type": "str", "default": ""},

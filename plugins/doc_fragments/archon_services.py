@@ -44,6 +44,10 @@ options:
     description: Trust any certificate. Whoever is between can read the API key.
     type: bool
     default: false
+  portainer_environment:
+    description: The environment of Portainer that the stack is in. Needed where several have a stack of that name.
+    type: str
+    default: ""
   engine_url:
     description: The engine of Docker or Podman itself, as C(unix:///path) or C(http(s)://host:port).
     type: str

@@ -25,6 +25,7 @@ def where(given: Mapping[str, Any]) -> Where:
         given["portainer_password"],
         Trust(given["portainer_ca_file"], given["portainer_fingerprint"], given["portainer_insecure"]),
         given["engine_url"],
+        given["portainer_environment"],
     )
 
 
@@ -44,6 +45,7 @@ def options(given: Mapping[str, Any]) -> Options:
         environment=given["environment"],
         changed=tuple(given["changed_phases"]),
         foreseen=settings if "data" in given["changed_phases"] else {},
+        earlier=tuple(given["earlier"]),
         wait=given["wait"],
         probe_timeout=given["probe_timeout"],
     )

@@ -144,7 +144,9 @@ def _age(task: Task) -> float:
 
 
 def _last_container(tasks: Sequence[Task]) -> str:
-    return next((task.container_id for task in reversed(tasks) if task.container_id), "")
+    """The container whose log tells most: that of the newest task that failed, or else of the newest."""
+    made = [task for task in tasks if task.container_id]
+    return next((task.container_id for task in reversed(made) if task.error), made[-1].container_id if made else "")
 
 
 def _problem(tasks: Sequence[Task], service: Service) -> str:

@@ -31,6 +31,7 @@ class Where:
     portainer_password: str = field(default="", repr=False)
     portainer_trust: Trust = field(default_factory=Trust)
     engine_url: str = field(default="", repr=False)
+    portainer_environment: str = ""
 
     @property
     def chosen(self) -> str:
@@ -72,7 +73,7 @@ def opened(where: Where, *, check: bool) -> Iterator[Opened | None]:
             trust=where.portainer_trust,
         )
         with Portainer(access, check=check) as portainer:
-            yield _by_portainer(portainer, where.stack)
+            yield _by_portainer(portainer, where.stack, where.portainer_environment)
     elif chosen == ENGINE:
         with Wire(_server(where.engine_url), allowed=(*READING, *PROBING) if check else None) as wire:
             yield Opened(on_engine(Engine(wire), where.stack, kind=ENGINE))
@@ -80,24 +81,23 @@ def opened(where: Where, *, check: bool) -> Iterator[Opened | None]:
         yield None
 
 
-def _by_portainer(portainer: Portainer, name: str) -> Opened:
-    portainer.status()
+def _by_portainer(portainer: Portainer, name: str, environment: str) -> Opened:
     try:
-        stack = portainer.find_stack(name)
+        stack = portainer.find_stack(name, environment)
     except AlignError as missing:
         if missing.code != "stack_missing":
             raise
-        return _not_deployed_by_portainer(portainer, name, missing)
+        return _not_deployed_by_portainer(portainer, name, environment, missing)
     engine = portainer.engine(stack.environment_id)
     if stack.kind != SWARM:
         return Opened(Containers(PORTAINER, name, engine), portainer, stack)
     return Opened(_swarm(portainer, name, stack.environment_id), portainer, stack)
 
 
-def _not_deployed_by_portainer(portainer: Portainer, name: str, missing: AlignError) -> Opened:
+def _not_deployed_by_portainer(portainer: Portainer, name: str, environment: str, missing: AlignError) -> Opened:
     """A stack that somebody deployed past Portainer is on one of its engines all the same; it has no variables there."""
     environments = [one for one in portainer.environments() if one.up and one.docker and one.swarm]
-    for number in (one.id for one in environments):
+    for number in (one.id for one in environments if environment in ("", one.name)):
         engine = portainer.engine(number)
         if engine.services(name):
             return Opened(_swarm(portainer, name, number))

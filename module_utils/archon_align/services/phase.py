@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 
@@ -42,7 +42,7 @@ class Options:
     """What the run wants of the services.
 
     `changed` names the phases of this run that changed something (data, templates). `foreseen` are the settings that the data
-    phase would have stored in check mode. `environment` is wanted besides the embedding variables. Seconds.
+    phase would have stored in check mode, `earlier` what an earlier task of this run told of the services. `environment` is wanted besides the embedding variables. Seconds.
     """
 
     task: Task
@@ -54,6 +54,7 @@ class Options:
     environment: Mapping[str, object] = field(default_factory=dict, repr=False)
     changed: tuple[str, ...] = ()
     foreseen: Mapping[str, str] = field(default_factory=dict, repr=False)
+    earlier: tuple[Mapping[str, Any], ...] = ()
     wait: bool = False
     probe_timeout: float = 10.0
 
@@ -361,6 +362,7 @@ class _Work:
                 restarted=self.restarted,
                 ready=self.ready,
                 environment_changed=self.new_variables,
+                earlier=self.options.earlier,
                 used=used,
                 tested=tested,
             ),

@@ -26,10 +26,12 @@ def section(
     restarted: Sequence[str] = (),
     ready: Mapping[str, bool] | None = None,
     environment_changed: Mapping[str, Sequence[str]] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
     used: Effective | None = None,
     tested: Sequence[Tested] = (),
 ) -> dict[str, Any]:
-    """details["services"]: names and times, of the environment names only."""
+    """details["services"]: names and times, of the environment names only. What was done `earlier` in the run stays told."""
+    before = {str(one.get("name")): one for one in earlier}
     listed = [
         {
             "name": one.name,
@@ -37,9 +39,11 @@ def section(
             "image": one.image,
             "running": one.running,
             "started_at": one.started_at.isoformat() if one.started_at else None,
-            "restarted": one.id in restarted,
+            "restarted": one.id in restarted or bool(before.get(one.name, {}).get("restarted")),
             "ready": (ready or {}).get(one.id),
-            "environment_changed": list((environment_changed or {}).get(one.id, ())),
+            "environment_changed": sorted(
+                {*(environment_changed or {}).get(one.id, ()), *before.get(one.name, {}).get("environment_changed", ())}
+            ),
         }
         for one in services
     ]
