@@ -121,10 +121,10 @@ class Portainer:
         self._wire.close()
 
     def status(self) -> Status:
-        """Which Portainer this is; needs no log-in. Raises AlignError when it is none."""
-        reply = self._wire.send("GET", "/system/status")
-        if reply.status in (401, 404):  # before 2.20 or so
-            reply = self._wire.send("GET", "/status")
+        """Which Portainer this is; needs no log-in. Raises AlignError when it is none, at once when it cannot be reached."""
+        reply = _patient(lambda: self._wire.send("GET", "/system/status"), unreachable=False)
+        if reply.status in (401, 404):  # an older one
+            reply = _patient(lambda: self._wire.send("GET", "/status"), unreachable=False)
         if not reply.ok:
             raise PortainerRefused(reply, "Portainer does not say which version it is.")
         found = reply.json()
@@ -257,20 +257,10 @@ class Portainer:
         return Engine(self._wire, f"/endpoints/{environment_id}/docker", send=self._send)
 
     def _read(self, path: str, **params: int) -> Reply:
-        for attempt in range(_TRIES):
-            last = attempt == _TRIES - 1
-            try:
-                reply = self._send("GET", path, params=params, limit=_PAGE_BYTES)
-            except Unreachable as error:
-                if last or error.code == "tls_untrusted":
-                    raise
-            else:
-                if reply.ok:
-                    return reply
-                if last or reply.status not in _BUSY:
-                    raise PortainerRefused(reply, "Portainer did not tell.")
-            time.sleep(_PAUSE_SECONDS * (attempt + 1))
-        raise AssertionError("unreachable")
+        reply = _patient(lambda: self._send("GET", path, params=params, limit=_PAGE_BYTES))
+        if not reply.ok:
+            raise PortainerRefused(reply, "Portainer did not tell.")
+        return reply
 
     def _send(self, method: str, path: str, **arguments: Any) -> Reply:
         """One request as the user that was given; a session that has ended is begun again, once."""
@@ -334,3 +324,17 @@ class Portainer:
 
 def _pairs(environment: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in environment.items()]
+
+
+def _patient(ask: Callable[[], Reply], *, unreachable: bool = True) -> Reply:
+    """The reply, asked for again while the server is busy, or not reached."""
+    for attempt in range(1, _TRIES):
+        try:
+            reply = ask()
+            if reply.status not in _BUSY:
+                return reply
+        except Unreachable as error:
+            if not unreachable or error.code == "tls_untrusted":
+                raise
+        time.sleep(_PAUSE_SECONDS * attempt)
+    return ask()
