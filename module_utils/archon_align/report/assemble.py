@@ -19,6 +19,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "embeddings": ("missing_before", "missing_after", "rebuilt", "quarantined", "rows_per_second"),
     "search": ("queries", "recall_at_5"),
     "templates": ("created", "updated", "unchanged", "only_in_prod"),
+    "functional": ("checks", "created", "removed"),
 }
 # Gathered or computed here, so a phase's own copy is not passed on as one of its details.
 _GATHERED = {*SECTIONS, "protected_before", "criteria", "restore_points"}

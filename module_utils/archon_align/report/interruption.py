@@ -17,7 +17,7 @@ from ..rollback.words import as_restore_point
 CODE = "interrupted"
 _REBUILD = "embeddings"
 # Modules that are part of a phase of another name, and phases whose ledgers have names of their own.
-_PHASES = {"search": _REBUILD, "settings": "data", "": "playbook"}
+_PHASES = {"search": _REBUILD, "settings": "data", "functional": "validate", "": "playbook"}
 _LEDGERS = {_REBUILD: (_REBUILD, "search")}
 
 

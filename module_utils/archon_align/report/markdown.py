@@ -45,6 +45,7 @@ def markdown(report: Mapping[str, Any], artifacts: Path) -> str:
     lines += _pairs("What is now" if report["mode"] == "check" else "What proves it", proofs(report))
     lines += _workers(report["embeddings"] or {})
     lines += _protected(report["protected"])
+    lines += _functional(report.get("functional") or {})
     lines += _criteria(report["criteria"])
     lines += _findings(report["findings"])
     lines += _restore_points(report["restore_points"], artifacts)
@@ -105,6 +106,17 @@ def _protected(protected: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _by_users(entry: Mapping[str, Any]) -> str:
     answer = _answer(entry["changed_by_users"], "yes", "no", "not known")
     return f"{answer}, {entry['rows_added_by_users']:+,} rows" if entry["rows_added_by_users"] else answer
+
+
+def _functional(section: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (check["name"], check["verdict"].replace("_", " "), check["evidence"], f"{check['seconds']:.1f}")
+        for check in section.get("checks") or ()
+    ]
+    lines = _table("What the running Archon does", ("check", "verdict", "evidence", "seconds"), rows)
+    if section.get("created"):
+        lines += ["", f"For it {section['created']} rows were created in PROD, and {section['removed']} removed again."]
+    return lines
 
 
 def _criteria(criteria: Sequence[Mapping[str, Any]]) -> list[str]:

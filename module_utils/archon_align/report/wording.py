@@ -150,7 +150,19 @@ def proofs(report: Report) -> list[tuple[str, str]]:
     if search.get("recall_at_5") is not None:
         queries = plural(amount(search.get("queries")), "query", "queries")
         found.append(("search", f"recall@5 {search['recall_at_5']:.2f} over {queries}"))
+    if checks := (report.get("functional") or {}).get("checks"):
+        found.append(("archon", running(checks)))
     return found
+
+
+def running(checks: Sequence[Mapping[str, Any]]) -> str:
+    """What a running Archon was seen to do, in one clause."""
+    by_verdict: dict[str, list[str]] = {}
+    for check in checks:
+        by_verdict.setdefault(str(check["verdict"]).replace("_", " "), []).append(str(check["name"]).replace("_", " "))
+    # What is broken is what a person looks for.
+    order = ("broken by data", "broken in archon", "works", "not reachable")
+    return "; ".join(f"{verdict}: {', '.join(by_verdict[verdict])}" for verdict in order if verdict in by_verdict)
 
 
 def by_workers(embeddings: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import AlignError
@@ -11,6 +11,8 @@ from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..report.protected import conjunction
 from ..report.wording import amount, plural
+from .functional.model import EXAMPLES, EXPANSION, UPLOAD, Verdict
+from .functional.model import SEARCH as QUERY
 from .state import Embedded, Probe
 
 PRESERVED = "All project data preserved (archon_projects, archon_tasks)"
@@ -24,6 +26,7 @@ _CRITICAL = ("archon_projects", "archon_tasks")
 _NAMED = 3
 # Archon keeps its settings for the life of its process.
 _RESTARTED = "archon-server works by it once it has been restarted."
+_ONLY_RUNNING = "Whether Archon works by it only a running one can show."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Facts:
     """All that the criteria are judged by.
 
     `quarantined` rows, besides those that came late, are excused from having an embedding; `search` is the report's section of this run or empty, and
-    `told` are the codes of this run's findings; `unseen` tell of protected tables that do not exist.
+    `told` are the codes of this run's findings; `unseen` tell of protected tables that do not exist. `functional` are the checks of
+    a running Archon by name, as the report has them; `handled` says that the run itself restarts what has to be.
     """
 
     counts: Mapping[str, int | None]
@@ -72,6 +76,8 @@ class Facts:
     settings: Rehearsal
     templates: Rehearsal
     unseen: Sequence[Finding] = ()
+    functional: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    handled: bool = False
 
     @property
     def missing(self) -> int:
@@ -89,7 +95,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """`met` is None when only a running Archon can tell. An unmet one fails the run if a run could have `mended` it."""
+    """`met` is None when only a running Archon can tell, and none did. An unmet one fails the run if a run could have `mended` it."""
 
     name: str
     met: bool | None
@@ -105,11 +111,31 @@ def judge(facts: Facts) -> list[Criterion]:
     """The five criteria in the plan's order."""
     return [
         Criterion(PRESERVED, *_preserved(facts)),
-        Criterion(SEARCH, *_search(facts)),
-        _templates(facts),
-        Criterion(EMBEDDING, *_embedding(facts)),
+        _functional(facts, Criterion(SEARCH, *_search(facts)), QUERY, EXAMPLES),
+        _functional(facts, _templates(facts), EXPANSION),
+        _functional(facts, Criterion(EMBEDDING, *_embedding(facts)), UPLOAD),
         Criterion(CONSISTENT, *_consistent(facts)),
     ]
+
+
+def _functional(facts: Facts, stored: Criterion, decisive: str, *besides: str) -> Criterion:
+    """What is `stored`, and whether a running Archon was seen to work by it: by the `decisive` check, unless another one finds the
+    data broken. A fault of Archon's own leaves the criterion unmet and fails no run."""
+    if stored.met is False or decisive not in facts.functional:
+        return stored
+    for name in (decisive, *besides):
+        check = facts.functional.get(name, {})
+        if check.get("verdict") == Verdict.BROKEN_BY_DATA:
+            return Criterion(stored.name, False, check["evidence"], mended=bool(check["mendable"]) or facts.handled)
+    check = facts.functional[decisive]
+    words = stored.evidence.removesuffix(_RESTARTED).removesuffix(_ONLY_RUNNING).rstrip()
+    if check["verdict"] == Verdict.WORKS:
+        return Criterion(stored.name, True, f"{words} Seen in the running Archon: {check['evidence']}")
+    if check["verdict"] == Verdict.BROKEN_IN_ARCHON:
+        return Criterion(
+            stored.name, False, f"Archon's own defect {check['defect']}: {check['evidence']}", mended=False
+        )
+    return replace(stored, evidence=f"{stored.evidence} {check['evidence']}")
 
 
 def _preserved(facts: Facts) -> tuple[bool | None, str]:
@@ -175,7 +201,7 @@ def _templates(facts: Facts) -> Criterion:
         return Criterion(TEMPLATES, False, " ".join(f"{it.object}: {it.message}" for it in broken), mended=False)
     evidence = (
         f"{facts.counts.get('template_components')} template components, as DEV has them; every placeholder of the active "
-        "templates resolves. Expansion itself needs a running archon-server."
+        f"templates resolves. {_ONLY_RUNNING}"
     )
     return Criterion(TEMPLATES, None, evidence)
 
@@ -186,7 +212,7 @@ def _embedding(facts: Facts) -> tuple[bool | None, str]:
     columns = ", ".join(f"{table.work.found.table}.embedding {table.work.found.declared}" for table in facts.embedded)
     return (
         None,
-        f"The settings are as wanted ({columns}). {_RESTARTED} An upload itself needs a running one.",
+        f"The settings are as wanted ({columns}). {_RESTARTED}",
     )
 
 
