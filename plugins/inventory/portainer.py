@@ -21,9 +21,11 @@ description:
   - All hosts are in the group C(portainer), below it in one group for each environment, C(portainer_<environment>), each stack,
     C(portainer_<environment>_<stack>), and each service, C(portainer_<environment>_<stack>_<service>); besides in
     C(container_state_<state>), and in C(archon_prod_containers) or C(archon_dev_containers).
-  - The name of a host is the container's, without the task id that Swarm gives it anew with every restart.
+  - The name of a host is the container's, without the task id that Swarm gives it anew with every restart. Where several have
+    that name, the environment's name or the beginning of the container's id follows.
   - Host variables are C(container_id), C(container_name), C(container_image), C(container_state), C(container_health),
-    C(container_node), C(container_ports) (a list of C(published), C(target), C(protocol)), C(container_labels),
+    C(container_node), C(container_ports) (a list of C(published), C(target), C(protocol), with what Swarm publishes for the
+    container's service; C(published) is 0 for a port that is not), C(container_labels),
     C(portainer_environment), C(portainer_stack) and C(portainer_service). The environment variables of containers are not among
     them, because they hold secrets.
   - It only reads. The playbooks of archon-align leave the group C(portainer) alone.
@@ -47,8 +49,8 @@ options:
     env:
       - name: ARCHON_PORTAINER_API_KEY
   api_key_file:
-    description: A file that holds the API key.
-    type: path
+    description: A file that holds the API key; a relative path begins at this file's folder.
+    type: str
     env:
       - name: ARCHON_PORTAINER_API_KEY_FILE
   username:
@@ -62,8 +64,8 @@ options:
     env:
       - name: ARCHON_PORTAINER_PASSWORD
   ca_file:
-    description: Certificates (PEM) that sign Portainer's, or its own self-signed one.
-    type: path
+    description: A file of certificates (PEM) that sign Portainer's, or its own self-signed one.
+    type: str
     env:
       - name: ARCHON_PORTAINER_CA_FILE
   fingerprint:
@@ -162,6 +164,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
+        self._folder = Path(path).resolve().parent
         self.load_cache_plugin()
         key = self.get_cache_key(path)
         use = cache and self.get_option("cache")
@@ -199,7 +202,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 username=self._option("username") or "",
                 password=self._option("password") or "",
                 trust=trust.Trust(
-                    ca_file=self._option("ca_file") or "",
+                    ca_file=self._file("ca_file"),
                     fingerprint=self._option("fingerprint") or "",
                     insecure=self._option("insecure"),
                 ),
@@ -209,34 +212,41 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 environments=tuple(self._option("environments")),
                 stacks=tuple(self._option("stacks")),
                 states=tuple(self._option("states")),
-                labels=self._option("labels"),
+                labels={str(key): str(value) for key, value in self._option("labels").items()},
             )
             with client.Portainer(access, check=True) as portainer:
                 found = discovery.discover(portainer, wanted)
         except errors.AlignError as error:
             if self._option("required"):
                 raise AnsibleParserError(str(error)) from None
-            self.display.warning(f"There are no containers in the inventory. {error}")
+            self.display.warning(
+                f"No containers of Portainer are in the inventory. {error.what} Found: {error.found}. {error.remedy}"
+            )
             return None
         for warning in found.warnings:
             self.display.warning(warning)
         return list(found.hosts)
 
+    def _file(self, name: str) -> str:
+        """A path; a relative one begins at the folder of the inventory file."""
+        given = self._option(name)
+        return str(self._folder / Path(os.path.expandvars(given)).expanduser()) if given else ""
+
     def _api_key(self, errors: Any) -> str:
-        given, file = self._option("api_key"), self._option("api_key_file")
+        given, file = self._option("api_key"), self._file("api_key_file")
         if given or not file:
             return str(given or "")
         try:
-            return Path(os.path.expandvars(file)).expanduser().read_text().strip()
-        except OSError as error:
+            return Path(file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
             raise errors.AlignError(
                 "Portainer's API key cannot be read.",
-                object_name=str(file),
+                object_name=file,
                 expected="a readable file that holds the key",
-                found=error.strerror or type(error).__name__,
+                found=f"{file}: {getattr(error, 'strerror', '') or type(error).__name__}",
                 remedy="Correct api_key_file, or give api_key.",
                 code="no_credentials",
-            ) from error
+            ) from None
 
     def _populate(self, hosts: list[dict[str, Any]]) -> None:
         strict = self.get_option("strict")
@@ -245,7 +255,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             self.inventory.add_group(f"archon_{side}_containers")
         for host in hosts:
             variables = {key: value for key, value in host.items() if key != "name"}
-            name = self.inventory.add_host(host["name"], group=self._groups_of(variables))
+            name = host["name"]
+            if self.inventory.get_host(name) is not None:
+                # A host of another source must not become one of these, which the playbooks leave alone.
+                name = f"{name}.{variables['portainer_environment']}.{variables['container_id'][:12]}"
+            self.inventory.add_host(name, group=self._groups_of(variables))
             for key, value in variables.items():
                 self.inventory.set_variable(name, key, value)
             self._add_flat_groups(name, variables)

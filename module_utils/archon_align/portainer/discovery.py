@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..docker.engine import EngineRefused
-from ..docker.objects import Container
+from ..docker.objects import Container, Port, Service
 from ..errors import AlignError
 from .client import Portainer, environment_missing
 from .objects import Environment
 
 TASK_ID_LABEL = "com.docker.swarm.task.id"
 NODE_LABEL = "com.docker.swarm.node.id"
+_RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +68,56 @@ def discover(portainer: Portainer, wanted: Wanted) -> Found:
             hosts += _of_environment(portainer, environment, wanted)
         except AlignError as error:
             failures.append(error)
-            warnings.append(f"Environment {environment.name} was left out. {error.what} {error.found}")
+            warnings.append(f"Portainer's environment {environment.name} is not in the inventory: {error.found}.")
     if failures and len(failures) == len(chosen):
         raise failures[0]
-    return Found(tuple(_named(hosts)), tuple(warnings))
+    return Found(tuple(named(hosts)), tuple(warnings))
 
 
 def _of_environment(portainer: Portainer, environment: Environment, wanted: Wanted) -> list[dict[str, Any]]:
     if not environment.up:
         raise AlignError(
-            "Portainer says that an environment is down.",
+            "An environment is down.",
             object_name=f"Portainer environment {environment.name}",
             expected="one that Portainer reaches",
-            found="down since Portainer last looked",
+            found="Portainer says that it is down",
             remedy="Bring it up, or leave it out by naming the others in `environments`.",
             code="environment_down",
         )
     engine = portainer.engine(environment.id)
     containers = [one for one in engine.containers(wanted.labels) if wanted.has(one)]
-    nodes = {}
+    nodes: dict[str, str] = {}
+    services: list[Service] = []
     if any(NODE_LABEL in one.labels for one in containers):
-        # Only a Swarm manager tells its nodes' names, and only to those who may ask.
+        # Only a Swarm manager tells them, and only to those who may ask.
         with suppress(EngineRefused):
             nodes = engine.nodes()
-    return [host_variables(container, environment.name, nodes) for container in containers]
+            services = engine.services()
+    ports = {service.name: service.ports for service in services}
+    return [
+        host_variables(one, environment.name, nodes.get(one.labels.get(NODE_LABEL, ""), ""), ports.get(one.service, ()))
+        for one in containers
+    ]
 
 
-def host_variables(container: Container, environment: str, nodes: Mapping[str, str]) -> dict[str, Any]:
-    """A container as a host. Its environment variables are not among them: they hold secrets."""
-    node = container.labels.get(NODE_LABEL, "")
+def host_variables(
+    container: Container, environment: str, node: str = "", service_ports: Sequence[Port] = ()
+) -> dict[str, Any]:
+    """A container as a host. Its environment variables are not among them: they hold secrets.
+
+    Swarm publishes ports for the service, of which its containers know nothing.
+    """
+    published = {(port.target, port.protocol) for port in service_ports}
+    ports = [*service_ports, *(one for one in container.ports if (one.target, one.protocol) not in published)]
     return {
         "container_id": container.id,
         "container_name": container.name,
         "container_image": container.image,
         "container_state": container.state,
         "container_health": container.health,
-        "container_node": nodes.get(node, node),
+        "container_node": node or container.labels.get(NODE_LABEL, ""),
         "container_ports": [
-            {"published": port.published, "target": port.target, "protocol": port.protocol} for port in container.ports
+            {"published": port.published, "target": port.target, "protocol": port.protocol} for port in ports
         ],
         "container_labels": dict(container.labels),
         "portainer_environment": environment,
@@ -113,21 +126,28 @@ def host_variables(container: Container, environment: str, nodes: Mapping[str, s
     }
 
 
-def _named(hosts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def named(hosts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Hosts with a name each (`name`): a Swarm container's without its task id, which every restart changes.
 
-    Where that is not unique the environment is added, and last the beginning of the container's id.
+    Of several in one environment the only running one has it, and the others the beginning of their container's id behind it;
+    what several environments have, has the environment's name behind it.
     """
-    named = [{**host, "name": _lasting_name(host)} for host in hosts]
-    for variable, length in (("portainer_environment", None), ("container_id", 12)):
-        times = Counter(host["name"] for host in named)
-        named = [
-            {**host, "name": f"{host['name']}.{host[variable][:length]}"} if times[host["name"]] > 1 else host
-            for host in named
-        ]
-    return sorted(named, key=lambda host: str(host["name"]))
+    places = Counter(_place(host) for host in hosts)
+    running = Counter(_place(host) for host in hosts if host["container_state"] == _RUNNING)
+    found = []
+    for host in hosts:
+        place = _place(host)
+        alone = places[place] == 1 or (running[place] == 1 and host["container_state"] == _RUNNING)
+        found.append({**host, "name": place[1] if alone else f"{place[1]}.{host['container_id'][:12]}"})
+    times = Counter(host["name"] for host in found)
+    found = [
+        {**host, "name": f"{host['name']}.{host['portainer_environment']}"} if times[host["name"]] > 1 else host
+        for host in found
+    ]
+    return sorted(found, key=lambda host: str(host["name"]))
 
 
-def _lasting_name(host: Mapping[str, Any]) -> str:
+def _place(host: Mapping[str, Any]) -> tuple[str, str]:
     task = host["container_labels"].get(TASK_ID_LABEL, "")
-    return str(host["container_name"]).removesuffix(f".{task}") if task else str(host["container_name"])
+    name = str(host["container_name"])
+    return host["portainer_environment"], name.removesuffix(f".{task}") if task else name
