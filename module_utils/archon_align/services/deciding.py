@@ -98,7 +98,8 @@ def doubts(changed: Sequence[Changed], changed_here: Sequence[str]) -> Iterator[
                 "warning" if one.table.endswith(SETTINGS) else "info",
                 one.table,
                 f"The table {how}, so a change that somebody else, or a run that was killed, made by SQL cannot be seen afterwards: "
-                "archon-server was restarted only for what this run changed itself.",
+                "archon-server was restarted only for what this run changed itself."
+                + (" It forgets templates by itself after 30 minutes." if _is_template(one) else ""),
                 "Run the schema phase, which brings triggers as DEV has them; restart archon-server once by hand if in doubt.",
             )
         if one.ahead:

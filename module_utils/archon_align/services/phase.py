@@ -268,6 +268,7 @@ class _Work:
         now: Picture | None = None
         if step.planned.changes and where.portainer is not None and where.stack is not None:
             now = photograph(where.portainer, where.stack, where.installation)
+        readiness = self._readiness(found)
         waited = time.monotonic() - self.stored.read_at
         time.sleep(max(0.0, settling(step.decision, clocks, self.stored.now) - waited))
         self.session.progress(f"restarting {found.name}")
@@ -278,7 +279,7 @@ class _Work:
                 where.installation,
                 found,
                 step.planned,
-                self.readiness,
+                readiness,
                 before=now,
                 seconds=options.ready_timeout,
             )
@@ -287,12 +288,29 @@ class _Work:
             restart(
                 where.installation,
                 found,
-                self.readiness,
+                readiness,
                 seconds=options.ready_timeout,
                 undo=telling.undo_data(self.context),
             )
         self.restarted.append(found.id)
         self.ready[found.id] = True
+
+    def _readiness(self, found: Found) -> Readiness:
+        """How to see that it is ready: not by an address that does not even lead to the server that runs now."""
+        said = self.readiness.by_http() if self.readiness.url and found.running else ""
+        if not said:
+            return self.readiness
+        self.findings.append(
+            Finding(
+                "prod_url_not_answering",
+                "warning",
+                "archon_prod_url",
+                f"Before its restart {found.name} was running and the address did not say that it is ready ({said}), so after the "
+                "restart it was asked from inside its container.",
+                "Correct archon_prod_url, or see why archon-server is not reached there.",
+            )
+        )
+        return Readiness()
 
     def _predict(self, due: Sequence[_Step]) -> None:
         for step in due:
