@@ -12,6 +12,7 @@ from psycopg import sql
 
 from ..database.session import Session
 from ..database.target import Table
+from ..embedding.asking import Asking, as_archon, find_asking
 from ..embedding.horizon import Horizon, Late, late
 from ..embedding.kinds import KINDS
 from ..embedding.tables import EmbeddedTable, VectorType, find_table, function_schema, vector_type
@@ -157,31 +158,37 @@ def _misfits(session: Session, found: EmbeddedTable, vector: VectorType | None, 
 
 
 def probes(session: Session) -> list[Probe]:
-    """Ask each search function, as the plan's section 4.4 does, for what is nearest to a stored vector."""
+    """Ask each search function, as the plan's section 4.4 does, for what is nearest to a stored vector, and ask it as Archon does."""
     try:
         vector = vector_type(session)
     except AlignError:
         return []
     tables = [found for kind in KINDS if (found := find_table(session, kind, vector)) is not None]
-    return [_probe(session, found) for found in tables if "embedding" not in found.missing_columns]
+    asking = find_asking(session, vector)
+    return [_probe(session, found, vector, asking) for found in tables if "embedding" not in found.missing_columns]
 
 
-def _probe(session: Session, found: EmbeddedTable) -> Probe:
+def _probe(session: Session, found: EmbeddedTable, vector: VectorType, asking: Asking) -> Probe:
     schema = function_schema(session, found.kind) or found.table.schema
-    function = sql.Identifier(schema, found.kind.function)
     name = f"{schema}.{found.kind.function}"
-    query = sql.SQL(
-        "SELECT count(*) AS answers, count(similarity) AS similarities FROM {function}("
-        " query_embedding := (SELECT embedding FROM {table} WHERE embedding IS NOT NULL LIMIT 1), match_count := {count})"
-    ).format(function=function, table=found.table.identifier, count=sql.Literal(PROBE_MATCHES))
-    stored = sql.SQL("SELECT count(*) AS rows, count(embedding) AS vectors FROM {}").format(found.table.identifier)
+    stored = sql.SQL(
+        "SELECT count(*) AS rows, count(embedding) AS vectors,"
+        " (SELECT embedding::text FROM {table} WHERE embedding IS NOT NULL LIMIT 1) AS one FROM {table}"
+    ).format(table=found.table.identifier)
     try:
         held = session.row(stored)
         if not held or held["vectors"] == 0:
             return Probe(name, 0, "no stored vector to ask with" if held and held["rows"] else "")
-        with session.transaction():
-            # Archon's functions name tables and operators without their schema.
-            session.execute("SET LOCAL search_path TO DEFAULT")
+        query = sql.SQL(
+            "SELECT count(*) AS answers, count(similarity) AS similarities FROM {function}("
+            " query_embedding := {one}::{type}, match_count := {count})"
+        ).format(
+            function=sql.Identifier(schema, found.kind.function),
+            one=sql.Literal(held["one"]),
+            type=sql.Identifier(vector.schema, "vector"),
+            count=sql.Literal(PROBE_MATCHES),
+        )
+        with as_archon(session, asking, schema):
             row = session.row(query)
     except psycopg.Error as error:
         return Probe(name, 0, " ".join((error.diag.message_primary or str(error)).split()))

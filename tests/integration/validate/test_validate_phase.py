@@ -48,6 +48,7 @@ INSERT INTO archon_credentials (category, key, value) VALUES ('embedding', 'EMBE
   ('embedding', 'EMBEDDING_BASE_URL', 'http://127.0.0.1:11434/v1');
 INSERT INTO archon_settings (category, key, value) SELECT 'rag_strategy', key, value FROM archon_credentials;
 INSERT INTO archon_settings (category, key, value) VALUES ('rag_strategy', 'LLM_BASE_URL', 'http://127.0.0.1:11434/v1');
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO service_role;
 """
 ROWS = """
 INSERT INTO archon_projects SELECT n, 'project ' || n FROM generate_series(1, 3) n;

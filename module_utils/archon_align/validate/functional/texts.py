@@ -14,11 +14,11 @@ This note was made by archon-align to see that uploads are embedded and found. I
 PARAPHRASE = "Who guides ships safely to port at night by shining a beacon, warning sailors of cliffs?"
 # Whatever a knowledge base holds, something in it is nearest to one of these, and few of its pages have a word of them.
 QUESTIONS = (
-    "Whom should newcomers approach whenever they feel stuck?",
-    "Why did everything suddenly become sluggish yesterday afternoon?",
-    "Which precautions prevent strangers from entering?",
-    "Whose permission must be obtained beforehand?",
-    "Where do grown-ups keep precious belongings overnight?",
+    "Whom should bewildered novices befriend?",
+    "Why did everybody's gadgets become sluggish yesterday?",
+    "Which precautions thwart burglars and eavesdroppers?",
+    "Whose forgiveness must latecomers beg?",
+    "Where do grown-ups stash jewellery overnight?",
 )
 TASK = "Write down what the lighthouse keeper does on a foggy evening. (A throw-away task of archon-align, removed within a minute.)"
 PROJECT = (
