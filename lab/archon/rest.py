@@ -242,7 +242,8 @@ class Rest:
             try:
                 async for notice in connection.notifies():
                     if notice.payload in ("", "reload schema"):
-                        await self._load(connection)
+                        async with self._connection() as other:  # this one is busy as long as it listens
+                            await self._load(other)
             except psycopg.Error:
                 logger.warning("Connection for schema reloads lost; connecting again")
             await connection.close()
