@@ -361,7 +361,7 @@ class _Work:
             known = self._environment_of(server)
             self.findings += judge(about, self.options.expected, known, service=server.name if server else name)
         tested = self._tested(found, servers[0] if servers else None, used)
-        self.findings += reach.findings(tested, name)
+        self.findings += reach.findings(tested, name, expected_here=self.backend == NONE)
         if len(servers) == 1 and servers[0].id not in self.ready and self.readiness.url:
             self.ready[servers[0].id] = not self.readiness.by_http()
         status: Status = "aligned"

@@ -139,8 +139,11 @@ def _here(call: Call, seconds: float) -> Answer:
     return _answer(reply.status, dimension, reply.message(), time.monotonic() - begun)
 
 
-def findings(tested: Sequence[Tested], service: str) -> list[Finding]:
-    """What a person should know: where production's container does not reach what it needs."""
+def findings(tested: Sequence[Tested], service: str, *, expected_here: bool = False) -> list[Finding]:
+    """What a person should know: where production's container does not reach what it needs.
+
+    `expected_here`: nobody can ask in the container, and that this machine reaches it will do.
+    """
     told = []
     for one in tested:
         consequence = (
@@ -162,7 +165,7 @@ def findings(tested: Sequence[Tested], service: str) -> list[Finding]:
                     "See that the container's network leads there, that its name resolves inside, and that the model is there.",
                 )
             )
-        elif one.inside is None and one.not_tried:
+        elif one.inside is None and one.not_tried and not (expected_here and one.here and one.here.reached):
             told.append(
                 Finding(
                     "not_tested_inside",
