@@ -4,7 +4,20 @@
 
 DOCUMENTATION = r"""
 module: archon_templates
-short_description: Move template components and definitions from DEV to PROD by name
+short_description: Move the objects of the template system from DEV to PROD by name
+options:
+  conflicts:
+    description:
+      - What becomes of an object that differs from DEV's and was edited in PROD, by name, C(table: name), or C(*) for all that is
+        not named - V(keep_prod) (also where nothing is said) or V(take_dev).
+      - Edited is what was changed after it was made (C(updated_at) later than C(created_at)) by anybody but a run of archon-align
+        whose restore points are in this artifacts folder.
+    type: dict
+    default: {}
+  words:
+    description: Words of DEV's environment and what stands for them in PROD, like C(_archon-dev) and C(_archon-prod).
+    type: dict
+    default: {}
 description:
   - Creates in PROD the rows of C(archon_template_components) and C(archon_template_definitions) that only DEV has, and updates
     those that differ. The key is the name. Surrogate ids and times are not carried; a parent is found by its name, and parents
@@ -14,7 +27,9 @@ description:
   - Before COMMIT every placeholder of every active template of PROD must name an active component. A template from DEV that
     does not is an error and nothing is changed; a template that only PROD has becomes a finding.
   - Everything happens in one transaction, under the run lock of PROD, from one snapshot of DEV.
-  - Assignments and project components are not moved, because their rows point at one environment's projects.
+  - C(archon_workflow_templates) and C(archon_prompts) (in either shape) are moved alike. An assignment is carried over where PROD
+    has exactly one project (and task) of the same title, with the injection template that it needs; others are told.
+  - Project components, their dependencies and caches are never moved.
 attributes:
   check_mode:
     description: Predicts exactly the statements of a run, also while PROD's tables are missing or in the legacy shape.
@@ -37,6 +52,10 @@ EXAMPLES = r"""
     artifacts_dir: "{{ archon_artifacts_dir }}"
     prod_dsn: "{{ archon_prod_dsn }}"
     dev_dsn: "{{ archon_dev_dsn }}"
+    conflicts:
+      "archon_prompts: document_builder": take_dev
+    words:
+      _archon-dev: _archon-prod
 """
 
 RETURN = r"""
@@ -89,7 +108,10 @@ details:
       unchanged: 0
       only_in_prod:
         - group::house_rules
+      kept: []
       placeholders_checked: 10
+      bodies_checked: 19
+      bodies_different: []
 error:
   description: On failure, what failed with C(code), C(what), C(object), C(expected), C(found) and C(remedy).
   returned: failure
@@ -108,15 +130,28 @@ from ansible.module_utils.basic import AnsibleModule
 MISSING = None
 try:
     from ansible.module_utils.archon_align.templates import phase
+    from ansible.module_utils.archon_align.templates.conflicts import Decisions
+    from ansible.module_utils.archon_align.templates.words import Words
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
 from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
 
 
+OWN = {"conflicts": {"type": "dict", "default": {}}, "words": {"type": "dict", "default": {}}}
+
+
 def main():
-    module = AnsibleModule(argument_spec=PHASE_OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={**PHASE_OPTIONS, **OWN}, supports_check_mode=True)
     require_libraries(module, MISSING)
-    finish(module, lambda: run_phase(module, "templates", lambda context: phase.run(context, phase.Options())))
+
+    def work(context):
+        options = phase.Options(
+            Decisions({str(name): str(value) for name, value in module.params["conflicts"].items()}),
+            Words({str(word): str(other) for word, other in module.params["words"].items()}),
+        )
+        return phase.run(context, options)
+
+    finish(module, lambda: run_phase(module, "templates", work))
 
 
 if __name__ == "__main__":

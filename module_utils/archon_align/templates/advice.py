@@ -7,17 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..database.target import Table
 from ..findings import Finding
-from .model import DEFINITIONS, TableState
+from .model import COMPONENTS, DEFINITIONS, TableState
 from .planner import TablePlan, duplicates, moved_columns
 
 # Tables that belong to the template system but are not moved, and why.
 NOT_MOVED = {
-    "archon_template_assignments": "its rows point at one environment's projects and tasks",
-    "archon_template_injection_templates": "no server code reads it",
     "archon_template_assignment_cache": "it is a cache",
     "archon_components": "its rows belong to one environment's projects",
     "archon_component_dependencies": "its rows belong to one environment's projects",
-    "archon_workflow_templates": "template expansion does not read it",
 }
 # What names DEV's own services; copied into PROD such a text sends work to DEV.
 _DEV_WORDS = ("archon-dev", "dev-archon", ":9181", ":9051")
@@ -33,8 +30,8 @@ def findings(plans: Sequence[TablePlan], not_moved: Mapping[Table, int]) -> list
                 "not_moved",
                 "info",
                 "DEV",
-                f"Besides components and definitions nothing was moved. {listed}.",
-                "Make assignments anew in PROD where they are wanted.",
+                f"These belong to one environment alone and were not moved. {listed}.",
+                "Nothing to do.",
             )
         )
     return found
@@ -43,6 +40,8 @@ def findings(plans: Sequence[TablePlan], not_moved: Mapping[Table, int]) -> list
 def _of_table(plan: TablePlan) -> Iterator[Finding]:
     dev, prod = plan.dev, plan.prod
     if not dev.columns:
+        if dev.kind not in (COMPONENTS, DEFINITIONS):
+            return
         yield Finding(
             "no_table_in_dev",
             "warning",
@@ -67,6 +66,14 @@ def _of_table(plan: TablePlan) -> Iterator[Finding]:
             f"{prod}: {name}",
             "PROD has this name more than once; DEV does not have it, so the rows were left alone.",
             "Archon looks templates and components up by name: keep one.",
+        )
+    for name in plan.doubled:
+        yield Finding(
+            "duplicate_name",
+            "warning",
+            f"{prod}: {name}",
+            f"DEV or PROD has more than one {dev.kind.word} of this name, so all of them were left alone.",
+            "Rename all but one where they differ, and run again.",
         )
     yield from _similar(plan)
     yield from _dev_words(plan)

@@ -1,11 +1,13 @@
-"""Phase 5: template components and definitions, moved from DEV to PROD."""
+"""Phase 5: the objects of the template system, moved from DEV to PROD."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import psycopg
 
@@ -20,19 +22,25 @@ from ..preservation.proof import Proof
 from ..preservation.waiting import writers_wait
 from ..rollback.capture import RowRecorder, Written
 from ..rollback.ledger import Ledger
-from . import placeholders
+from . import assignments, placeholders
 from .advice import NOT_MOVED, findings
-from .model import COMPONENTS, DEFINITIONS, NAME, TableState
-from .planner import Move, TablePlan, absent_columns, plan_table
+from .assignments import Assignments, Planned
+from .conflicts import Decisions, edited, kept_findings, written_by_runs
+from .model import COMPONENTS, DEFINITIONS, INJECTION, KINDS, TableState
+from .planner import Move, TablePlan, absent_columns, in_shape_of, moved_columns, plan_table
 from .reading import default_texts, read, row_counts
+from .words import Words, rewritten
 
-_KINDS = (COMPONENTS, DEFINITIONS)
+_ASSIGNED = ("hierarchy_type", "hierarchy_id")
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The move has nothing to choose; every phase is called alike."""
+    """Whose version of an object that was edited in PROD is had, and what becomes of words of DEV's environment."""
+
+    decisions: Decisions = field(default_factory=Decisions)
+    words: Words = field(default_factory=Words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +50,32 @@ class _Source:
     tables: tuple[TableState, ...]
     defaults: tuple[dict[str, str | None], ...]
     not_moved: dict[Table, int]
+    assignments: Assignments
+    decisions: Decisions
+    own: frozenset[tuple[Table, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     tables: tuple[TablePlan, ...]
+    assignments: Planned
     checked: placeholders.Checked
 
     @property
     def moves(self) -> list[Move]:
-        return [move for table in self.tables for move in table.moves]
+        """In an order in which everything that is referred to comes first."""
+        return [*(move for table in self.tables for move in table.moves), *self.assignments.moves]
 
 
-def run(context: Context, options: Options) -> PhaseOutcome:  # noqa: ARG001 - the shape every phase has
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """PROD as it is now."""
+
+    tables: tuple[TableState, ...]
+    assignments: Assignments
+
+
+def run(context: Context, options: Options) -> PhaseOutcome:
     """Create what PROD lacks, update what differs, keep what only PROD has; then look up every active placeholder.
 
     Raises AlignError, with PROD unchanged, when the schema phase is still to come, names are not unique, parents are
@@ -62,7 +83,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:  # noqa: ARG001 - t
     """
     ledger = Ledger(context)
     try:
-        outcome = _run(context, ledger)
+        outcome = _run(context, options, ledger)
     except AlignError:
         ledger.end("failed")
         raise
@@ -71,18 +92,19 @@ def run(context: Context, options: Options) -> PhaseOutcome:  # noqa: ARG001 - t
     return outcome
 
 
-def _run(context: Context, ledger: Ledger) -> PhaseOutcome:
+def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
     started = time.monotonic()
     with (
         open_session(context, context.dev, read_only=True) as dev,
         open_session(context, context.prod) as prod,
     ):
-        source, present = _read(dev, prod)
+        source, present = _read(dev, prod, options)
+        options.decisions.require_known((*source.tables, *present.tables))
         if not context.check:
-            for theirs, ours in zip(source.tables, present, strict=True):
-                _require_shape(theirs, ours)
+            for theirs, ours in zip(source.tables, present.tables, strict=True):
+                _require_shape(in_shape_of(ours, theirs), ours)
         plan = _plan(source, present)
-        locks = {table.table: LockMode.WRITE for table in source.tables}
+        locks = _locks(source, plan)
         waits = _refusals_told(prod, lambda: writers_wait(prod, locks, len(plan.moves)))
         proofs: list[Proof] = []
         if plan.moves and not context.check:
@@ -96,16 +118,24 @@ def _run(context: Context, ledger: Ledger) -> PhaseOutcome:
         seconds=time.monotonic() - started,
         changed=bool(moves),
         statements=[move.statement for move in moves],
-        findings=[*plan.checked.findings, *findings(plan.tables, source.not_moved), *waits.findings()],
+        findings=[
+            *plan.checked.findings,
+            *findings(plan.tables, source.not_moved),
+            *(finding for table in plan.tables for finding in kept_findings(table.prod, table.kept)),
+            *plan.assignments.findings,
+            *waits.findings(),
+        ],
         proofs=proofs,
         diff=[_diff(move) for move in moves],
         details={
             "templates": {
                 "created": created,
                 "updated": len(moves) - created,
-                "unchanged": sum(table.unchanged for table in plan.tables),
+                "unchanged": sum(table.unchanged for table in plan.tables) + plan.assignments.unchanged,
                 "only_in_prod": [name for table in plan.tables for name in table.only_in_prod],
+                "kept": [f"{table.prod.table}: {name}" for table in plan.tables for name in table.kept],
                 "placeholders_checked": plan.checked.count,
+                **_bodies(plan.tables),
             },
             "locks": waits.as_dict(),
         },
@@ -118,31 +148,42 @@ def foresee(context: Context) -> None:
         open_session(context, context.dev, read_only=True) as dev,
         open_session(context, context.prod, read_only=True) as prod,
     ):
-        _plan(*_read(dev, prod))
+        _plan(*_read(dev, prod, Options()))
 
 
-def _read(dev: Session, prod: Session) -> tuple[_Source, list[TableState]]:
-    present = _refusals_told(prod, lambda: [read(prod, kind) for kind in _KINDS])
-    return _refusals_told(dev, lambda: _read_source(dev, present)), present
+def _read(dev: Session, prod: Session, options: Options) -> tuple[_Source, _Present]:
+    present = _refusals_told(prod, lambda: _read_present(prod))
+    own = _refusals_told(prod, lambda: frozenset(written_by_runs(prod.context, prod)))
+    return _refusals_told(dev, lambda: _read_source(dev, present.tables, options, own)), present
 
 
-def _read_source(dev: Session, present: Sequence[TableState]) -> _Source:
+def _read_present(prod: Session) -> _Present:
+    return _Present(tuple(read(prod, kind) for kind in KINDS), assignments.read(prod))
+
+
+def _read_source(
+    dev: Session, present: Sequence[TableState], options: Options, own: frozenset[tuple[Table, int]]
+) -> _Source:
     with dev.transaction(_SNAPSHOT):
-        tables = tuple(read(dev, kind) for kind in _KINDS)
+        tables = tuple(rewritten(dev, read(dev, kind), options.words) for kind in KINDS)
         not_moved = row_counts(dev, NOT_MOVED)
+        theirs_assigned = assignments.read(dev)
     defaults = tuple(
         default_texts(dev, absent_columns(theirs, ours)) if ours.rows else {}
         for theirs, ours in zip(tables, present, strict=True)
     )
-    return _Source(tables, defaults, not_moved)
+    return _Source(tables, defaults, not_moved, theirs_assigned, options.decisions, own)
 
 
-def _plan(source: _Source, present: Sequence[TableState]) -> _Plan:
-    components, definitions = (
-        plan_table(theirs, ours, defaults)
-        for theirs, ours, defaults in zip(source.tables, present, source.defaults, strict=True)
+def _plan(source: _Source, present: _Present) -> _Plan:
+    injection = source.tables[KINDS.index(INJECTION)].named()
+    assigned = assignments.plan(source.assignments, present.assignments, injection)
+    tables = tuple(
+        _plan_one(source, theirs, ours, defaults, assigned.needs)
+        for theirs, ours, defaults in zip(source.tables, present.tables, source.defaults, strict=True)
     )
-    before = [{row.name: row for row in state.rows} for state in present]
+    components, definitions = (tables[KINDS.index(kind)] for kind in (COMPONENTS, DEFINITIONS))
+    before = [present.tables[KINDS.index(kind)].named() for kind in (COMPONENTS, DEFINITIONS)]
     checked = placeholders.check(
         definitions.result,
         components.result,
@@ -150,7 +191,52 @@ def _plan(source: _Source, present: Sequence[TableState]) -> _Plan:
         from_dev={row.name for row in definitions.dev.rows},
         broken_before=placeholders.broken(before[1], before[0]),
     )
-    return _Plan((components, definitions), checked)
+    return _Plan(tables, assigned, checked)
+
+
+def _plan_one(
+    source: _Source,
+    theirs: TableState,
+    ours: TableState,
+    defaults: dict[str, str | None],
+    needed: Collection[str],
+) -> TablePlan:
+    theirs = in_shape_of(ours, theirs)
+    if theirs.kind is INJECTION:
+        # Only assignments need them, and what PROD has already is theirs to keep.
+        wanted = set(needed) - ours.named().keys()
+        theirs = replace(theirs, rows=tuple(row for row in theirs.rows if row.name in wanted))
+    keep = {name for name in edited(ours, source.own) if not source.decisions.takes(theirs.kind.table, name)}
+    return plan_table(theirs, ours, defaults, keep)
+
+
+def _locks(source: _Source, plan: _Plan) -> dict[Table, LockMode]:
+    """The tables that are looked at again under locks: the two that expansion reads, and any that is written besides."""
+    written = {table.dev.table for table in plan.tables if table.moves}
+    tables = [
+        state.table for state in source.tables if state.kind in (COMPONENTS, DEFINITIONS) or state.table in written
+    ]
+    if plan.assignments.moves:
+        tables.append(source.assignments.table)
+    return dict.fromkeys(tables, LockMode.WRITE)
+
+
+def _bodies(tables: Sequence[TablePlan]) -> dict[str, Any]:
+    """DEV's rows (in PROD's words) against what PROD holds once the plan is carried out, by a hash of each one's values."""
+    different = []
+    count = 0
+    for table in tables:
+        names = [column.name for column in moved_columns(table.dev)]
+        for row in table.dev.rows:
+            if row.name in table.result:
+                count += 1
+                if _hash(row.values, names) != _hash(table.result[row.name].values, names):
+                    different.append(f"{table.prod.table}: {row.name}")
+    return {"bodies_checked": count, "bodies_different": different}
+
+
+def _hash(values: Mapping[str, str | None], names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([values.get(name) for name in names]).encode()).hexdigest()
 
 
 def _require_shape(dev: TableState, prod: TableState) -> None:
@@ -171,7 +257,7 @@ def _apply(prod: Session, source: _Source, ledger: Ledger) -> tuple[_Plan, list[
     """Plan again under the locks and carry it out; nothing is committed unless PROD then equals DEV and all resolves."""
 
     def inspect() -> _Plan:
-        return _plan(source, [read(prod, kind) for kind in _KINDS])
+        return _plan(source, _read_present(prod))
 
     def act() -> _Plan:
         recorder.look(prod)
@@ -192,8 +278,9 @@ def _apply(prod: Session, source: _Source, ledger: Ledger) -> tuple[_Plan, list[
                 code="value_not_kept",
             )
 
-    locks = {table.table: LockMode.WRITE for table in source.tables}
-    recorder = RowRecorder(ledger, [Written(table, (NAME,)) for table in locks])
+    locks = _locks(source, inspect())
+    keys = {state.table: (state.kind.key,) for state in source.tables}
+    recorder = RowRecorder(ledger, [Written(table, keys.get(table, _ASSIGNED)) for table in locks])
     ledger.begin(prod)
     return _refusals_told(prod, lambda: protected_transaction(prod, act, locks=locks, verify=verify, recorder=recorder))
 

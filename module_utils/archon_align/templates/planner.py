@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
 from ..errors import AlignError
 from ..plan import Statement
-from .model import NAME, NEVER_MOVED, Column, Row, TableState
+from .model import NEVER_MOVED, UPDATED, Column, Row, TableState
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,16 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """Everything to do in one table, and what it will hold then (`result`, by name)."""
+    """Everything to do in one table, and what it will hold then (`result`, by name). `kept` differ and stay as PROD has them, `doubled` names that
+    several rows have are left alone."""
 
     dev: TableState
     prod: TableState
     moves: tuple[Move, ...]
     unchanged: int
     result: Mapping[str, Row]
+    kept: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
 
     @property
     def only_in_prod(self) -> list[str]:
@@ -49,6 +52,21 @@ def moved_columns(dev: TableState) -> tuple[Column, ...]:
     )
 
 
+def in_shape_of(prod: TableState, dev: TableState) -> TableState:
+    """DEV's rows with the twins of a column that PROD has; where PROD has none of them, as they are."""
+    theirs = [name for name in dev.kind.twins if name in dev.columns]
+    ours = [name for name in dev.kind.twins if name in prod.columns]
+    if not theirs or not ours or theirs == ours:
+        return dev
+    columns = {name: column for name, column in dev.columns.items() if name not in theirs}
+    columns |= {name: prod.columns[name] for name in ours}
+    rows = tuple(
+        replace(row, values={**row.values, **{name: row.values.get(name, row.values[theirs[0]]) for name in ours}})
+        for row in dev.rows
+    )
+    return replace(dev, columns=columns, rows=rows)
+
+
 def absent_columns(dev: TableState, prod: TableState) -> tuple[Column, ...]:
     """The columns that a move needs and PROD does not have yet."""
     needed = list(moved_columns(dev))
@@ -57,15 +75,21 @@ def absent_columns(dev: TableState, prod: TableState) -> tuple[Column, ...]:
     return tuple(column for column in needed if column.name not in prod.columns)
 
 
-def plan_table(dev: TableState, prod: TableState, defaults: Mapping[str, str | None]) -> TablePlan:
-    """What PROD needs to have every named row of DEV as DEV has it.
+def plan_table(
+    dev: TableState, prod: TableState, defaults: Mapping[str, str | None], keep: Collection[str] = ()
+) -> TablePlan:
+    """What PROD needs to have every named row of DEV as DEV has it, but for those to `keep` as they are.
 
     `defaults` holds what PROD's rows have in columns that the schema phase is yet to add. Raises AlignError for names
     that are not unique, parents that do not exist, and cycles.
     """
-    wanted = {row.name for row in dev.rows}
-    _refuse_duplicates(dev, None)
-    _refuse_duplicates(prod, wanted)
+    double: set[str] = set()
+    if dev.kind.unique:
+        _refuse_duplicates(dev, None)
+        _refuse_duplicates(prod, {row.name for row in dev.rows})
+    else:
+        double = {*duplicates(dev.rows), *duplicates(prod.rows)}
+        dev, prod = (_without(state, double) for state in (dev, prod))
     columns = [
         column.name
         for column in moved_columns(dev)
@@ -74,15 +98,23 @@ def plan_table(dev: TableState, prod: TableState, defaults: Mapping[str, str | N
     linked = dev.kind.parent is not None and dev.kind.parent in dev.columns
     present = {row.name: row for row in prod.rows}
     result = {name: Row(name, {**defaults, **row.values}, row.parent, row.dangling) for name, row in present.items()}
-    moves = []
+    moves, kept = [], []
     for row in parents_first(dev):
         move = _move(dev, prod, columns, row, result.get(row.name), linked=linked)
+        if move is not None and row.name in keep:
+            kept.append(row.name)
+            continue
         if move is not None:
             moves.append(move)
-        kept = result[row.name].values if row.name in result else {}
+        former = result[row.name].values if row.name in result else {}
         carried = {column: row.values[column] for column in columns}
-        result[row.name] = Row(row.name, {**kept, **carried}, row.parent)
-    return TablePlan(dev, prod, tuple(moves), len(dev.rows) - len(moves), result)
+        result[row.name] = Row(row.name, {**former, **carried}, row.parent)
+    unchanged = len(dev.rows) - len(moves) - len(kept)
+    return TablePlan(dev, prod, tuple(moves), unchanged, result, tuple(kept), tuple(sorted(double)))
+
+
+def _without(state: TableState, names: Collection[str]) -> TableState:
+    return replace(state, rows=tuple(row for row in state.rows if row.name not in names))
 
 
 def _move(
@@ -103,7 +135,9 @@ def _move(
         values[parent] = (
             sql.SQL("NULL")
             if row.parent is None
-            else sql.SQL("(SELECT id FROM {} WHERE name = {})").format(table, sql.Literal(row.parent))
+            else sql.SQL("(SELECT id FROM {} WHERE {} = {})").format(
+                table, sql.Identifier(dev.kind.key), sql.Literal(row.parent)
+            )
         )
         after[parent] = row.parent
         if before is not None and present is not None:
@@ -113,9 +147,12 @@ def _move(
             table, sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(values.values())
         )
     else:
+        if UPDATED in prod.columns and not prod.columns[UPDATED].fixed:
+            # Not every table has a trigger for it, and by it a server is known to have been started before (services).
+            values[UPDATED] = sql.SQL("now()")
         assignments = (sql.SQL("{} = {}").format(sql.Identifier(column), value) for column, value in values.items())
-        query = sql.SQL("UPDATE {} SET {} WHERE name = {}").format(
-            table, sql.SQL(", ").join(assignments), sql.Literal(row.name)
+        query = sql.SQL("UPDATE {} SET {} WHERE {} = {}").format(
+            table, sql.SQL(", ").join(assignments), sql.Identifier(dev.kind.key), sql.Literal(row.name)
         )
     summary = f"{'Create' if present is None else 'Update'} {dev.kind.word} {row.name}"
     return Move(row.name, Statement(query.as_string(None), str(prod.table), summary), before, after)
@@ -167,7 +204,7 @@ def _refuse_duplicates(state: TableState, among: set[str] | None) -> None:
         raise AlignError(
             "A name that is to be moved is not unique.",
             object_name=f"{state}: {', '.join(double)}",
-            expected=f"one row per {NAME}",
+            expected=f"one row per {state.kind.key}",
             found="several",
             remedy=f"Decide in {state.database} which row is right, rename or remove the others, and run again; no template was changed.",
             code="duplicate_name",

@@ -10,7 +10,7 @@ from psycopg import sql
 from ..database.session import Session
 from ..database.target import Table
 from ..errors import AlignError, GateRefused
-from .model import NAME, Column, Kind, Row, TableState
+from .model import Column, Kind, Row, TableState
 
 _COLUMNS = """
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, pg_get_expr(d.adbin, d.adrelid) AS default,
@@ -29,11 +29,11 @@ def read(session: Session, kind: Kind) -> TableState:
     state = TableState(session.target.name, kind, table, columns)
     if not columns:
         return state
-    if NAME not in columns:
+    if kind.key not in columns:
         raise AlignError(
             "A template table lacks its natural key.",
             object_name=str(state),
-            expected=f"a column {NAME}",
+            expected=f"a column {kind.key}",
             found=f"columns {', '.join(columns)}",
             remedy="Run the schema phase (--tags schema), or rename the table if it is not Archon's.",
             code="missing_column",
@@ -41,7 +41,7 @@ def read(session: Session, kind: Kind) -> TableState:
     linked = kind.parent is not None and kind.parent in columns
     parent = (
         sql.SQL("parent.{name}::text AS parent, t.{column} IS NOT NULL AS linked").format(
-            name=sql.Identifier(NAME), column=sql.Identifier(kind.parent or "")
+            name=sql.Identifier(kind.key), column=sql.Identifier(kind.parent or "")
         )
         if linked
         else sql.SQL("NULL::text AS parent, false AS linked")
@@ -54,8 +54,10 @@ def read(session: Session, kind: Kind) -> TableState:
         else sql.SQL("")
     )
     rows = session.rows(
-        sql.SQL("SELECT t.{name}::text AS name, {parent}, ARRAY[{values}] AS texts FROM {table} t {join}").format(
-            name=sql.Identifier(NAME),
+        sql.SQL(
+            "SELECT t.{name}::text AS name, {parent}, ARRAY[{values}] AS texts, t.xmin::text::bigint AS xmin FROM {table} t {join}"
+        ).format(
+            name=sql.Identifier(kind.key),
             parent=parent,
             values=sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in columns),
             table=table.identifier,
@@ -68,6 +70,7 @@ def read(session: Session, kind: Kind) -> TableState:
             dict(zip(columns, row["texts"], strict=True)),
             row["parent"],
             dangling=row["linked"] and row["parent"] is None,
+            xmin=row["xmin"],
         )
         for row in rows
         if row["name"] is not None

@@ -75,7 +75,10 @@ def test_an_empty_prod_becomes_devs_equal_and_stays_so(
         "updated": 0,
         "unchanged": 0,
         "only_in_prod": [],
+        "kept": [],
         "placeholders_checked": 2,
+        "bodies_checked": 5,
+        "bodies_different": [],
     }
     assert [(proof.table, proof.preserved) for proof in outcome.proofs] == [("public.archon_projects", True)]
     for query in (_COMPONENTS, _DEFINITIONS):
@@ -313,12 +316,12 @@ def test_what_is_not_moved_and_what_names_dev_is_told(
 ) -> None:
     rows(
         dev,
-        "CREATE TABLE archon_template_assignments (id int); INSERT INTO archon_template_assignments VALUES (1), (2);"
+        "CREATE TABLE archon_components (id int); INSERT INTO archon_components VALUES (1), (2);"
         "UPDATE archon_template_components SET instruction_text = 'call manage_task_archon-dev' WHERE name = 'group::two'",
     )
     outcome = align(new_database(shapes.MODERN))
     assert codes(outcome) == {"not_moved", "environment_specific_text"}
-    assert any("archon_template_assignments (2 rows)" in finding.message for finding in outcome.findings)
+    assert any("archon_components (2 rows)" in finding.message for finding in outcome.findings)
 
 
 def test_templates_without_is_active(
