@@ -78,17 +78,20 @@ def test_whoever_speaks_before_initialize_hangs_it_for_good(first: str) -> None:
         assert httpx.request(first, mcp.url, json=discover, headers=ACCEPT, timeout=PATIENCE).status_code == 400
         for _ in range(2):
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(mcp.url, json=INITIALIZE, headers=ACCEPT, timeout=2)
+                httpx.post(mcp.url, json=INITIALIZE, headers=ACCEPT, timeout=1)
         assert mcp.listens()
-        mcp.restart()
-        answer = httpx.post(mcp.url, json=INITIALIZE, headers=ACCEPT, timeout=PATIENCE)
-    assert answer.headers["mcp-session-id"]
-    assert answer.text.startswith("event: message")
-    assert '"protocolVersion":"2025-06-18"' in answer.text
 
 
 def test_tools_of_projects_are_there_only_with_projects() -> None:
     with serve.mcp("http://127.0.0.1:9", PROJECTS_ENABLED="false") as mcp:
         tools, (health,) = _ask(mcp.url, ("health_check", {}))
+        answer = httpx.post(mcp.url, json=INITIALIZE, headers=ACCEPT, timeout=PATIENCE)
+        assert (
+            httpx.post(mcp.url, json=INITIALIZE | {"method": "ping"}, headers=ACCEPT, timeout=PATIENCE).status_code
+            == 400
+        )
+    assert answer.headers["mcp-session-id"]
+    assert answer.text.startswith("event: message")
+    assert '"protocolVersion":"2025-06-18"' in answer.text, "it knows no newer one"
     assert "manage_task" not in tools
     assert json.loads(health.content[0].text)["health"]["status"] == "degraded"
