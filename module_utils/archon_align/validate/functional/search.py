@@ -30,6 +30,7 @@ from .world import World
 # Many, because the invented similarity of keyword hits puts them before what vectors have found.
 _HITS = 40
 _FROM_FILE = 3
+_ENOUGH = 2
 # Vectors of two requests, as numbers and in base64, differ in the seventh digit; half-precision models more.
 _TOLERANCE = 0.003
 _BOOST = 1.2
@@ -63,10 +64,11 @@ def check_search(world: World, *, canary: bool) -> Check:
     if cannot := _unsearchable(SEARCH, known, "page"):
         return cannot
     questions = [*_questions(world, canary), *samples(world.session, known)]
-    asked = [
-        _ask(world, known, question, vector, world.archon.query(question, match_count=_HITS))
-        for question, vector in zip(questions, world.embedded(questions), strict=True)
-    ]
+    asked: list[Asked] = []
+    for question, vector in zip(questions, world.embedded(questions), strict=True):
+        asked.append(_ask(world, known, question, vector, world.archon.query(question, match_count=_HITS)))
+        if asked[-1].proved or _in_vain(asked):
+            break
     return _judged(world, SEARCH, asked)
 
 
@@ -78,7 +80,7 @@ def check_examples(world: World) -> Check | None:
     if cannot := _unsearchable(EXAMPLES_NAME, known, "code example"):
         return cannot
     questions = [*samples(world.session, known), *QUESTIONS[:2]]
-    asked = []
+    asked: list[Asked] = []
     for question, vector in zip(questions, world.embedded(questions), strict=True):
         try:
             answer = world.archon.code_examples(question, match_count=_HITS)
@@ -89,7 +91,14 @@ def check_examples(world: World) -> Check | None:
                 EXAMPLES_NAME, "code_examples_500", f"{error.found}. Archon answers so where USE_AGENTIC_RAG is off."
             )
         asked.append(_ask(world, known, question, vector, answer))
+        if asked[-1].proved or _in_vain(asked):
+            break
     return _judged(world, EXAMPLES_NAME, asked)
+
+
+def _in_vain(asked: Sequence[Asked]) -> bool:
+    """Whether Archon finds nothing where there is something: where it cannot embed, each question takes it long."""
+    return len(asked) >= _ENOUGH and not any(one.hits for one in asked) and any(one.expected for one in asked)
 
 
 def _unsearchable(name: str, known: Knowledge, what: str) -> Check | None:
