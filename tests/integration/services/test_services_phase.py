@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from archon_align.context import Context
 from archon_align.errors import AlignError
 from archon_align.outcome import PhaseOutcome
 from archon_align.services import phase
+from archon_align.services.installation import Found, SwarmStack
 from archon_align.services.judging import Expected
 from archon_align.services.opening import Where
 from archon_align.services.phase import Options
@@ -155,28 +155,39 @@ def test_mode_report_says_what_to_do_and_does_nothing(portainer: StandIn, run: R
     assert written(portainer) == []
 
 
-def test_a_server_that_does_not_come_up_is_brought_back_and_tells_why(portainer: StandIn, run: Run, prod: str) -> None:
+def test_a_server_that_does_not_come_up_is_brought_back_and_tells_why(
+    portainer: StandIn, run: Run, prod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change(prod)
-    known = {task["ID"] for task in portainer.tasks(SERVICE)}
     portainer.faults(start_fails=["archon-server"])
+    roll_back = SwarmStack.roll_back
 
-    def mend() -> None:
-        """The cause is gone once the first try has failed: what is brought back comes up."""
-        portainer.wait(
-            lambda: [t for t in portainer.tasks(SERVICE) if t["ID"] not in known and t["Status"]["State"] == "failed"]
-        )
+    def mended(installation: SwarmStack, found: Found) -> None:
+        """The cause is gone by the time that the former state is brought back."""
         portainer.faults()
+        roll_back(installation, found)
 
-    mending = threading.Thread(target=mend)
-    mending.start()
+    monkeypatch.setattr(SwarmStack, "roll_back", mended)
     with pytest.raises(AlignError) as caught:
         run()
-    mending.join()
     assert caught.value.code == "service_not_ready"
     assert "non-zero exit (3)" in caught.value.found
     assert "the lab lets this start fail" in caught.value.found
     assert "its former state was restored and is ready" in caught.value.found
     assert running(portainer)
+
+
+def test_a_former_state_that_does_not_come_up_either_is_told(portainer: StandIn, run: Run, prod: str) -> None:
+    change(prod)
+    portainer.faults(start_fails=["archon-server"])
+    with pytest.raises(AlignError) as caught:
+        run()
+    assert "its former state was restored, and is not ready either" in caught.value.found
+    portainer.faults()
+    assert "service_not_running" in codes(run(mode="report"))
+    # A server whose last try is older than the change is due for a restart, and comes up now that the cause is gone.
+    change(prod)
+    assert server_of(run())["ready"]
 
 
 def test_the_stack_gets_the_wanted_variables_and_keeps_everything_else(
