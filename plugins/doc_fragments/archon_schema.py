@@ -8,7 +8,7 @@ options:
   decisions:
     description:
       - What a machine must not decide, by name, as docs/phases/2-schema.md describes it in the sections C(renames), C(backfills),
-        C(conversions), C(label_remaps), C(shapes) and C(quarantine).
+        C(conversions), C(label_remaps), C(shapes), C(quarantine) and C(corrections).
       - A decision whose object is nowhere (any more) is told by a finding and does no harm, so that runs can be repeated.
     type: dict
     default: {}

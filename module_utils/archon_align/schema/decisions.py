@@ -15,6 +15,7 @@ from pglast import ast, parse_sql
 from pglast.parser import ParseError
 
 from ..errors import AlignError
+from .corrections import KNOWN as CORRECTIONS
 from .model import Key, Kind
 
 VARIABLE = "archon_schema_decisions"
@@ -39,7 +40,8 @@ class Decisions:
 
     `backfills`: columns to the value that rows get which have none; `conversions`: columns to the expression that makes the
     new value; `label_remaps`: enums to the labels that go and those that take their place; `shapes`: tables to DEV's columns
-    as expressions over PROD's columns; `quarantine`: objects that only PROD has and that are to be set aside.
+    as expressions over PROD's columns; `quarantine`: objects that only PROD has and that are to be set aside;
+    `corrections`: functions of Archon's that cannot work, to be corrected in both databases (corrections.KNOWN).
     """
 
     renames: tuple[Rename, ...] = ()
@@ -48,15 +50,18 @@ class Decisions:
     label_remaps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     shapes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     quarantine: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return any((self.renames, self.backfills, self.conversions, self.label_remaps, self.shapes, self.quarantine))
+        return any((
+            self.renames, self.backfills, self.conversions, self.label_remaps, self.shapes, self.quarantine, self.corrections,
+        ))  # fmt: skip
 
     @classmethod
     def parse(cls, given: object) -> Decisions:
         """Decisions from the inventory's mapping. Raises AlignError naming the entry that cannot be used."""
         sections = _mapping(given or {}, VARIABLE)
-        known = ("renames", "backfills", "conversions", "label_remaps", "shapes", "quarantine")
+        known = ("renames", "backfills", "conversions", "label_remaps", "shapes", "quarantine", "corrections")
         for name in sections:
             if name not in known:
                 raise unusable(VARIABLE, f"the sections {', '.join(known)}", f"a section {name!r}")
@@ -75,6 +80,7 @@ class Decisions:
             quarantine=tuple(
                 _text(entry, f"{VARIABLE}.quarantine") for entry in _list(sections.get("quarantine"), f"{VARIABLE}.quarantine")
             ),
+            corrections=_corrections(_list(sections.get("corrections"), f"{VARIABLE}.corrections")),
         )  # fmt: skip
 
 
@@ -151,6 +157,14 @@ def _text(given: object, place: str) -> str:
 def _texts(given: object, place: str) -> dict[str, str]:
     found = _mapping(given, place)
     return {name: _text(value, f"{place}.{name}") for name, value in found.items()}
+
+
+def _corrections(given: Iterable[object]) -> tuple[str, ...]:
+    names = tuple(_text(entry, f"{VARIABLE}.corrections") for entry in given)
+    for name in names:
+        if name not in CORRECTIONS:
+            raise unusable(f"{VARIABLE}.corrections", f"one of {', '.join(CORRECTIONS)}", repr(name))
+    return names
 
 
 def _rename(entry: object) -> Rename:

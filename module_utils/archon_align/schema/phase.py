@@ -15,6 +15,7 @@ from ..context import Context
 from ..database.run_lock import LOCK_KEYS, require_own_lock
 from ..database.session import Session, open_session
 from ..errors import AlignError, DecisionNeeded, LockTimeout
+from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..plan import Statement
 from ..preservation.proof import Proof
@@ -22,6 +23,8 @@ from ..rollback.ledger import Ledger
 from .apply import Applied, apply, require_decided
 from .bodies import compile_error
 from .compare import Comparison
+from .corrections import findings as broken_functions
+from .corrections import with_corrections
 from .credentials import with_credentials
 from .decisions import Decisions
 from .inspect import inspect, inspect_both
@@ -62,11 +65,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The plans for both databases; DEV's only ever makes `archon_credentials`. `json` is plan.json."""
+    """The plans for both databases; DEV's only ever makes `archon_credentials`, and corrects functions where that was decided.
+    `json` is plan.json."""
 
     dev: Made
     prod: Made
     json: dict[str, Any]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def sql(self) -> str:
@@ -82,8 +87,9 @@ class Planned:
 
 
 def desired(found: Catalog, options: Options) -> Catalog:
-    """What both databases should be: DEV as it is, with `archon_credentials`."""
-    return with_credentials(found, found.schemas[0]) if options.credentials else found
+    """What both databases should be: DEV as it is, with `archon_credentials` and what was decided to be corrected."""
+    corrected = with_corrections(found, options.decisions.corrections)
+    return with_credentials(corrected, found.schemas[0]) if options.credentials else corrected
 
 
 def protected_keys(context: Context) -> frozenset[Key]:
@@ -108,7 +114,8 @@ def _planned(dev: Session, prod: Session, options: Options) -> Planned:
     }
     plans = {"dev": as_json(on_dev.plan), "prod": as_json(on_prod.plan)}
     sources = {"dev": source_of(dev, model), "prod": source_of(prod, current)}
-    return Planned(on_dev, on_prod, bound(plans, sources, inputs))
+    broken = () if options.decisions.corrections else tuple(broken_functions(model, current))
+    return Planned(on_dev, on_prod, bound(plans, sources, inputs), broken)
 
 
 def _record(context: Context, planned: Planned, options: Options) -> None:
@@ -186,7 +193,7 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options, ledg
         except pg.LockNotAvailable as error:
             raise LockTimeout(
                 "Another run holds DEV.",
-                object_name="DEV archon_credentials",
+                object_name="DEV",
                 expected=f"the advisory lock within {dev.context.lock_timeout} s",
                 found="held by another session",
                 remedy="Wait until the other run has ended, and run again. Nothing was changed.",
@@ -199,7 +206,7 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options, ledg
 
     on_dev, on_prod = planned.dev.plan, planned.prod.plan
     if on_dev.statements:
-        dev.progress("archon_credentials on DEV")
+        dev.progress("DEV")
         apply(
             dev,
             on_dev,
@@ -238,7 +245,7 @@ def _outcome(
         status="decision_needed" if refused else "aligned" if not statements else "changed" if applied else "drift",
         changed=bool(statements) and not refused,
         statements=statements,
-        findings=(*refused, *prod.findings),
+        findings=(*refused, *prod.findings, *planned.findings),
         proofs=proofs,
         diff=diff(dev.comparison, "DEV") + diff(prod.comparison, "PROD"),
         details={
