@@ -136,7 +136,6 @@ except ImportError as error:  # psycopg and friends may be missing on the host t
     MISSING = error
 from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
 
-
 OWN = {"conflicts": {"type": "dict", "default": {}}, "words": {"type": "dict", "default": {}}}
 
 
