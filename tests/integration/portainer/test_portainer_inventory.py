@@ -80,6 +80,7 @@ def test_containers_as_hosts_with_groups_and_variables(lab: StandIn, tmp_path: P
         variables
     )
     assert lab.requests()
+    assert not any("/endpoints/2/" in one["path"] for one in lab.requests())
     assert all(one["method"] == "GET" for one in lab.requests())
 
     # The second time the cache answers; and what it keeps on disk holds no secret.
@@ -112,6 +113,7 @@ def test_those_that_are_not_required_are_warnings(lab: StandIn, tmp_path: Path) 
         "nothing to log in": pinned,
         "cannot be read": {"api_key_file": "not/there", **pinned},
         "no environment of that name": {"api_key": lab.api_key, "environments": ["nope"], **pinned},
+        "An environment is down": {"api_key": lab.api_key, "environments": ["lab-standby"], **pinned},
     }
     sources: list[str | Path] = []
     for number, options in enumerate(wrong.values()):
