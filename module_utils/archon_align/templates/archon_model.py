@@ -66,7 +66,7 @@ def _of_template(plan: TablePlan, row: Row) -> Iterator[Finding]:
     if refused:
         yield Finding(
             "template_refused_by_archon",
-            "error",
+            "warning",  # a live Archon may be newer or older; whether it expands is seen by validation
             f"{plan.prod}: {row.name}",
             f"Archon's model refuses this row ({'; '.join(refused)}), so it says that there is no such template, and a task made "
             "with it keeps its bare text.",
@@ -85,7 +85,7 @@ def _of_component(plan: TablePlan, row: Row, users: list[str]) -> Iterator[Findi
         )
         yield Finding(
             "component_refused_by_archon",
-            "error" if users else "warning",
+            "warning",
             where,
             f"Archon's model refuses this row ({'; '.join(refused)}), {consequence}.",
             _remedy(plan, row),

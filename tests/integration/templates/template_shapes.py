@@ -15,7 +15,7 @@ DEFINITIONS = """
 CREATE TABLE archon_template_definitions (
   id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name varchar(255) NOT NULL UNIQUE, title text NOT NULL,
   parent_template_id uuid REFERENCES archon_template_definitions (id) ON DELETE SET NULL,
-  template_data jsonb NOT NULL DEFAULT '{}', category varchar(100), created_at timestamptz DEFAULT now(),
+  template_data jsonb NOT NULL DEFAULT '{}', category varchar(100) DEFAULT 'workflow', created_at timestamptz DEFAULT now(),
   updated_at timestamptz DEFAULT now(), is_active boolean DEFAULT true, CHECK (id <> parent_template_id));
 """
 MODERN = COMPONENTS + DEFINITIONS

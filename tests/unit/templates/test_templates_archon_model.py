@@ -88,7 +88,7 @@ def test_rows_that_the_model_takes_are_not_told_of() -> None:
 )
 def test_a_refused_template_is_not_found_by_archon(values: dict[str, object], words: str) -> None:
     (finding,) = judged({}, values)
-    assert (finding.code, finding.severity) == ("template_refused_by_archon", "error")
+    assert (finding.code, finding.severity) == ("template_refused_by_archon", "warning")
     assert finding.object == "PROD public.archon_template_definitions: workflow"
     assert words in finding.message
     assert "no such template" in finding.message
@@ -109,14 +109,14 @@ def test_a_refused_template_is_not_found_by_archon(values: dict[str, object], wo
 )
 def test_the_placeholder_of_a_refused_component_stays(values: dict[str, object], words: str) -> None:
     (finding,) = judged(values, {})
-    assert (finding.code, finding.severity) == ("component_refused_by_archon", "error")
+    assert (finding.code, finding.severity) == ("component_refused_by_archon", "warning")
     assert words in finding.message
     assert "{{group::one}} stays in every text made from workflow, and Archon reports success" in finding.message
 
 
-def test_a_refused_component_that_no_active_template_names_is_a_warning() -> None:
+def test_a_refused_component_that_no_active_template_names_is_only_mentioned() -> None:
     (finding,) = judged({"category": None}, {"is_active": "false"})
-    assert (finding.severity, "no active one does" in finding.message) == ("warning", True)
+    assert (finding.severity, "no active one does" in finding.message) == ("info", True)
 
 
 def test_inactive_rows_are_nobodys_concern() -> None:
@@ -139,16 +139,18 @@ def test_columns_that_a_table_does_not_have_are_not_asked_for() -> None:
 
 
 def test_a_list_may_be_an_array_of_the_database_but_not_a_text() -> None:
-    def with_tags(kind: str) -> list[Finding]:
+    def with_tags(kind: str, stored: str) -> list[Finding]:
         table = Table("public", COMPONENTS.table)
         columns = {"name": Column("name", "text", None, False, False), "tags": Column("tags", kind, None, False, False)}
-        dev = TableState("DEV", COMPONENTS, table, columns, (Row("group::one", {"name": "group::one", "tags": "{a}"}),))
+        dev = TableState(
+            "DEV", COMPONENTS, table, columns, (Row("group::one", {"name": "group::one", "tags": stored}),)
+        )
         return archon_model.findings(
             plan_table(dev, TableState("PROD", COMPONENTS, table, columns), {}), plan(DEFINITIONS, [])
         )
 
-    assert with_tags("text[]") == []
-    assert [finding.code for finding in with_tags("text")] == ["component_refused_by_archon"]
+    assert with_tags("text[]", "{a}") == []
+    assert [finding.code for finding in with_tags("text", '["a"]')] == ["component_refused_by_archon"]
 
 
 def test_the_remedy_names_the_database_that_has_the_last_word() -> None:
