@@ -5,19 +5,6 @@
 DOCUMENTATION = r"""
 module: archon_templates
 short_description: Move the objects of the template system from DEV to PROD by name
-options:
-  conflicts:
-    description:
-      - What becomes of an object that differs from DEV's and was edited in PROD, by name, C(table: name), or C(*) for all that is
-        not named - V(keep_prod) (also where nothing is said) or V(take_dev).
-      - Edited is what was changed after it was made (C(updated_at) later than C(created_at)) by anybody but a run of archon-align
-        whose restore points are in this artifacts folder.
-    type: dict
-    default: {}
-  words:
-    description: Words of DEV's environment and what stands for them in PROD, like C(_archon-dev) and C(_archon-prod).
-    type: dict
-    default: {}
 description:
   - Creates in PROD the rows of C(archon_template_components) and C(archon_template_definitions) that only DEV has, and updates
     those that differ. The key is the name. Surrogate ids and times are not carried; a parent is found by its name, and parents
@@ -40,7 +27,7 @@ attributes:
   idempotent:
     description: Only what differs is written; a second run changes nothing.
     support: full
-extends_documentation_fragment: [archon_phase]
+extends_documentation_fragment: [archon_phase, archon_templates]
 author:
   - archon-align maintainers
 """
@@ -52,9 +39,9 @@ EXAMPLES = r"""
     artifacts_dir: "{{ archon_artifacts_dir }}"
     prod_dsn: "{{ archon_prod_dsn }}"
     dev_dsn: "{{ archon_dev_dsn }}"
-    conflicts:
+    templates_conflicts:
       "archon_prompts: document_builder": take_dev
-    words:
+    templates_words:
       _archon-dev: _archon-prod
 """
 
@@ -130,27 +117,22 @@ from ansible.module_utils.basic import AnsibleModule
 MISSING = None
 try:
     from ansible.module_utils.archon_align.templates import phase
-    from ansible.module_utils.archon_align.templates.conflicts import Decisions
-    from ansible.module_utils.archon_align.templates.words import Words
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
-
-OWN = {"conflicts": {"type": "dict", "default": {}}, "words": {"type": "dict", "default": {}}}
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    TEMPLATE_OPTIONS,
+    finish,
+    require_libraries,
+    run_phase,
+    template_options,
+)
 
 
 def main():
-    module = AnsibleModule(argument_spec={**PHASE_OPTIONS, **OWN}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={**PHASE_OPTIONS, **TEMPLATE_OPTIONS}, supports_check_mode=True)
     require_libraries(module, MISSING)
-
-    def work(context):
-        options = phase.Options(
-            Decisions({str(name): str(value) for name, value in module.params["conflicts"].items()}),
-            Words({str(word): str(other) for word, other in module.params["words"].items()}),
-        )
-        return phase.run(context, options)
-
-    finish(module, lambda: run_phase(module, "templates", work))
+    finish(module, lambda: run_phase(module, "templates", lambda context: phase.run(context, template_options(module))))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ options:
     description: Fail when a criterion is unmet that a run could have met. When false, the state is only told and nothing is removed.
     type: bool
     default: true
-extends_documentation_fragment: [archon_phase]
+extends_documentation_fragment: [archon_phase, archon_templates]
 author:
   - archon-align maintainers
 """
@@ -147,7 +147,14 @@ try:
 except ImportError as error:  # psycopg and friends may be missing on the host that runs this
     MISSING = error
 
-from ansible.module_utils.archon_align.ansible_edge import PHASE_OPTIONS, finish, require_libraries, run_phase
+from ansible.module_utils.archon_align.ansible_edge import (
+    PHASE_OPTIONS,
+    TEMPLATE_OPTIONS,
+    finish,
+    require_libraries,
+    run_phase,
+    template_options,
+)
 
 
 def main():
@@ -159,6 +166,7 @@ def main():
             "embedding_model": {"type": "str", "required": True},
             "embedding_dimensions": {"type": "int", "required": True},
             "credentials_extra": {"type": "dict", "default": {}, "no_log": True},
+            **TEMPLATE_OPTIONS,
             "results": {"type": "list", "elements": "dict", "default": []},
             "enforce": {"type": "bool", "default": True},
         },
@@ -177,7 +185,10 @@ def main():
             module,
             "validate",
             lambda context: phase.run(
-                context, phase.Options(Settings(**settings, extra=extra), options["results"], options["enforce"])
+                context,
+                phase.Options(
+                    Settings(**settings, extra=extra), options["results"], options["enforce"], template_options(module)
+                ),
             ),
             exempt=True,
         ),

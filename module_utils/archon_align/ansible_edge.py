@@ -53,6 +53,11 @@ SERVICES_OPTIONS: dict[str, dict[str, Any]] = {
     "application_ca_file": {"type": "str", "default": ""},
 }
 
+TEMPLATE_OPTIONS: dict[str, dict[str, Any]] = {
+    "templates_conflicts": {"type": "dict", "default": {}},
+    "templates_words": {"type": "dict", "default": {}},
+}
+
 SCHEMA_OPTIONS: dict[str, dict[str, Any]] = {
     "decisions": {"type": "dict", "default": {}},
     "include": {"type": "list", "elements": "str", "default": []},
@@ -128,6 +133,18 @@ def schema_options(module: AnsibleModule, **others: Any) -> Any:
         large_table_bytes=given["large_table_mb"] << 20,
         **others,
     )
+
+
+def template_options(module: AnsibleModule) -> Any:
+    """The templates phase's Options from a module's options. Raises AlignError for what cannot be used."""
+    from .templates.conflicts import Decisions
+    from .templates.phase import Options
+    from .templates.words import Words
+
+    conflicts, words = (
+        {str(key): str(value) for key, value in module.params[name].items()} for name in TEMPLATE_OPTIONS
+    )
+    return Options(Decisions(conflicts), Words(words))
 
 
 def require_libraries(module: AnsibleModule, missing: ImportError | None) -> None:

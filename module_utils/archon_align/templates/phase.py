@@ -22,7 +22,7 @@ from ..preservation.proof import Proof
 from ..preservation.waiting import writers_wait
 from ..rollback.capture import RowRecorder, Written
 from ..rollback.ledger import Ledger
-from . import assignments, placeholders
+from . import archon_model, assignments, placeholders
 from .advice import NOT_MOVED, findings
 from .assignments import Assignments, Planned
 from .conflicts import Decisions, edited, kept_findings, written_by_runs
@@ -60,6 +60,11 @@ class _Plan:
     tables: tuple[TablePlan, ...]
     assignments: Planned
     checked: placeholders.Checked
+
+    @property
+    def read_by_expansion(self) -> tuple[TablePlan, TablePlan]:
+        """Components and definitions."""
+        return self.tables[KINDS.index(COMPONENTS)], self.tables[KINDS.index(DEFINITIONS)]
 
     @property
     def moves(self) -> list[Move]:
@@ -121,6 +126,7 @@ def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
         findings=[
             *plan.checked.findings,
             *findings(plan.tables, source.not_moved),
+            *archon_model.findings(*plan.read_by_expansion),
             *(finding for table in plan.tables for finding in kept_findings(table.prod, table.kept)),
             *plan.assignments.findings,
             *waits.findings(),

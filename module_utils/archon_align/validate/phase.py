@@ -39,7 +39,7 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`settings` is what phase 3 was given. `results` are earlier phases' results, as registered; others are ignored.
+    """`settings` is what phase 3 was given, `templates` what phase 5 was. `results` are earlier phases' results, as registered; others are ignored.
 
     With `enforce`, an unmet criterion that a run could have met fails the phase (never in check mode); without, nothing is
     removed either.
@@ -48,6 +48,7 @@ class Options:
     settings: settings_phase.Options
     results: Sequence[Mapping[str, Any]] = field(default=())
     enforce: bool = True
+    templates: templates_phase.Options = field(default_factory=templates_phase.Options)
 
 
 def run(context: Context, options: Options) -> PhaseOutcome:
@@ -61,7 +62,7 @@ def run(context: Context, options: Options) -> PhaseOutcome:
     results = [result for result in options.results if is_phase(result)]
     look = _looking(context)
     before = snapshot(context.run, "before")
-    facts = _facts(look, options.settings, results, before)
+    facts = _facts(look, options, results, before)
     criteria = judge(facts)
     unmet = [criterion for criterion in criteria if criterion.met is False]
     error = None
@@ -93,7 +94,7 @@ def _looking(context: Context) -> Context:
 
 def _facts(
     look: Context,
-    wanted: settings_phase.Options,
+    options: Options,
     results: Sequence[Mapping[str, Any]],
     before: Mapping[str, Observation],
 ) -> Facts:
@@ -104,7 +105,7 @@ def _facts(
                 found, rows = counts(session), row_counts(session)
                 after = protected(session, before, reshaped(results))
                 unseen = absent(session, known=after.keys())
-                tables, _ = embedded(session, wanted.embedding_dimensions, results)
+                tables, _ = embedded(session, options.settings.embedding_dimensions, results)
             asked = probes(session)
             schemas = _schemas(look, session)
         except psycopg.Error as error:
@@ -120,8 +121,8 @@ def _facts(
         search=_section(results, "search"),
         told=_told(results),
         schema=schemas,
-        settings=rehearse(lambda: settings_phase.run(replace(look, phase="data"), wanted)),
-        templates=rehearse(lambda: templates_phase.run(replace(look, phase="templates"), templates_phase.Options())),
+        settings=rehearse(lambda: settings_phase.run(replace(look, phase="data"), options.settings)),
+        templates=rehearse(lambda: templates_phase.run(replace(look, phase="templates"), options.templates)),
         unseen=unseen,
         functional={check["name"]: check for check in _section(results, "functional").get("checks") or ()},
         handled=_section(results, "services").get("backend", _NOBODY) != _NOBODY and RESTART not in _told(results),

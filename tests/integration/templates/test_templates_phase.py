@@ -239,7 +239,13 @@ def test_names_that_prod_has_twice(
         "INSERT INTO archon_template_components (name, instruction_text) VALUES ('group::house', 'x'), (NULL, 'y'), ('Group::Two ', 'z')",
     )
     outcome = align(prod)
-    assert codes(outcome) == {"duplicate_name", "row_without_name", "similar_names"}
+    assert codes(outcome) == {
+        "duplicate_name",
+        "component_refused_by_archon",
+        "row_without_name",
+        "similar_names",
+        "component_refused_by_archon",
+    }
     rows(prod, "INSERT INTO archon_template_components (name, instruction_text) VALUES ('group::one', 'x')")
     with pytest.raises(AlignError, match="group::one") as caught:
         align(prod)

@@ -72,7 +72,7 @@ def test_a_cycle_is_shown() -> None:
 def test_a_parent_that_prod_lost_is_corrected() -> None:
     prod = Row("a", row("a").values, None, dangling=True)
     (move,) = plan_table(state("DEV", row("a")), state("PROD", prod), {}).moves
-    assert move.statement.sql.endswith("SET \"parent_template_id\" = NULL, \"updated_at\" = now() WHERE \"name\" = 'a'")
+    assert move.statement.sql.endswith('SET "parent_template_id" = NULL, "updated_at" = now() WHERE "name" = \'a\'')
 
 
 def _looked_up(
