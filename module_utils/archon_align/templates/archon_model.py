@@ -85,7 +85,7 @@ def _of_component(plan: TablePlan, row: Row, users: list[str]) -> Iterator[Findi
         )
         yield Finding(
             "component_refused_by_archon",
-            "warning",
+            "warning" if users else "info",
             where,
             f"Archon's model refuses this row ({'; '.join(refused)}), {consequence}.",
             _remedy(plan, row),
