@@ -244,7 +244,6 @@ def test_names_that_prod_has_twice(
         "component_refused_by_archon",
         "row_without_name",
         "similar_names",
-        "component_refused_by_archon",
     }
     rows(prod, "INSERT INTO archon_template_components (name, instruction_text) VALUES ('group::one', 'x')")
     with pytest.raises(AlignError, match="group::one") as caught:

@@ -125,7 +125,7 @@ def test_inactive_rows_are_nobodys_concern() -> None:
 
 def test_names_that_the_model_refuses_or_lowers() -> None:
     (finding,) = judged({}, {}, "group:one")
-    assert (finding.code, finding.severity) == ("component_refused_by_archon", "warning")
+    assert (finding.code, finding.severity) == ("component_refused_by_archon", "info")
     (finding,) = judged({}, {}, "group::One")
     assert (finding.code, finding.severity) == ("component_name_lowered", "info")
     template = plan(DEFINITIONS, [row("Workflow", _TEMPLATE)])
