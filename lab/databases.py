@@ -104,7 +104,7 @@ def _fill(owner: psycopg.Connection, world: str, embedding_base_url: str) -> Non
 
 def condition(dsn: str) -> str:
     """One line on the state of search: pages, those with a vector, dimensions and the configured provider."""
-    with psycopg.connect(dsn, connect_timeout=5) as connection:
+    with psycopg.connect(dsn, connect_timeout=30) as connection:
         row = connection.execute("""
             SELECT count(*), count(embedding), (SELECT count(*) FROM archon_sources),
                 (SELECT format_type(atttypid, atttypmod) FROM pg_attribute

@@ -17,13 +17,14 @@ from .state import HOST, ProcessRecord, ServiceRecord, lab_error
 
 _MODULE = "lab.embedding_service"
 _REPOSITORY = Path(__file__).parents[1]
-_ANSWER_SECONDS = 15
+_ANSWER_SECONDS = 90
+_ALIVE_SECONDS = 20
 _STOP_SECONDS = 5
 
 
 def is_alive(record: ServiceRecord) -> bool:
     """Whether that very process exists and answers."""
-    return process_of(record) is not None and _answers(record.base_url, timeout=_STOP_SECONDS)
+    return process_of(record) is not None and _answers(record.base_url, timeout=_ALIVE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def stop(record: ProcessRecord | None, folder: Path, module: str = _MODULE) -> N
             process.wait(_STOP_SECONDS)
         except psutil.TimeoutExpired:
             process.kill()
-            process.wait(_STOP_SECONDS)
+            process.wait(_ANSWER_SECONDS)
         except psutil.NoSuchProcess:
             continue
 

@@ -102,7 +102,7 @@ class _World:
             return None
 
     def superuser_dsn(self, port: int) -> str:
-        return f"{self._server.dsn()} port={port} connect_timeout=5"
+        return f"{self._server.dsn()} port={port} connect_timeout=30"
 
     def start(self, preferred_port: int | None, password: str) -> int:
         """Make sure that the server runs and knows the roles' password; returns its port."""

@@ -17,8 +17,9 @@ from archon_align.embedded.server import EmbeddedServer
 from lab.world import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 150
-TIDY_SECONDS = 8.0
+# Only what hangs shall meet these limits, also on a slow machine with other work.
+TIMEOUT = 900
+TIDY_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class World:
                 [str(EmbeddedServer(self.folder).bin / "pg_dump"), "--restrict-key=oracle", self.dsn(side)],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=TIMEOUT,
                 check=True,
             )
             picture[side] = (dump.stdout, counters, databases)
@@ -115,7 +116,7 @@ class World:
             ).fetchall()
 
     def wait_until_tidy(self) -> None:
-        """Wait, a few seconds at most, until the keeper has ended what the run left and released the lock."""
+        """Wait until the keeper has ended what the run left and released the lock."""
         deadline = time.monotonic() + TIDY_SECONDS
         while left := self.leftovers():
             assert time.monotonic() < deadline, left

@@ -92,7 +92,7 @@ def _play(site: Site, chosen: Draw, outcome: Outcome) -> None:
         for user in (*crowd, uploader):
             user.leave()
         for user in (*crowd, uploader):
-            user.join(30)
+            user.join(300)
         waits.finish()
     outcome.seconds = time.monotonic() - began
     outcome.writes, outcome.unknown, outcome.wait = ledger.acknowledged, ledger.unknown, waits.longest

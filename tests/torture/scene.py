@@ -25,7 +25,7 @@ from .faults import MARKS, Moment
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER_VARIABLE = "ARCHON_LAB_FOLDER"
-RUN_SECONDS = 300  # a run that takes longer hangs
+RUN_SECONDS = 1500  # a run that takes longer hangs
 _DISK = "2g"
 _SHELF = Path("/var/tmp/archon-align-root")  # noqa: S108 - where embedded servers of root live
 
@@ -136,7 +136,7 @@ class Site:
     def superuser(self, world: str, database: str = DATABASE) -> psycopg.Connection:
         port = self.dsn(world).rsplit(":", 1)[1].split("/", 1)[0]
         return psycopg.connect(
-            f"{self.server(world).dsn(database)} port={port} connect_timeout=5",
+            f"{self.server(world).dsn(database)} port={port} connect_timeout=60",
             autocommit=True,
             application_name="torture",
         )

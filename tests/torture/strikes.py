@@ -128,13 +128,13 @@ def start_server(site: Site, world: str) -> None:
     settings = (server.data / "postgresql.auto.conf").read_text()
     known = dict(line.split(" = ", 1) for line in settings.splitlines() if " = " in line)
     server.settings = {**server.settings, **{name: known[name].strip("'") for name in ("listen_addresses", "port")}}
-    for attempt in range(20):
+    for attempt in range(120):
         try:
             server.start()
             return
         except AlignError:
             # What the killed server left (its children, its shared memory) may still be ending.
-            if attempt == 19:
+            if attempt == 119:
                 raise
             time.sleep(0.5)
 
@@ -168,7 +168,7 @@ def heal_service(site: Site) -> None:
     record = service_process.claim(files.path, state.embedding).complete()
     if record != state.embedding:
         files.write(replace(state, embedding=record))
-    httpx.delete(_service_url(site), timeout=10, trust_env=False)
+    httpx.delete(_service_url(site), timeout=60, trust_env=False)
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def _spoil_service(**faults: object) -> Strike:
     @contextmanager
     def strike(playing: Playing, _fault: Fault) -> Iterator[str]:
         try:
-            httpx.put(_service_url(playing.site), json=faults, timeout=5, trust_env=False)
+            httpx.put(_service_url(playing.site), json=faults, timeout=60, trust_env=False)
         except httpx.HTTPError as error:
             raise Missed from error  # another fault has killed it
         try:

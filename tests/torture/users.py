@@ -155,7 +155,7 @@ class User(threading.Thread):
             self._connection = psycopg.connect(
                 self._dsn(),
                 application_name=self.name,
-                connect_timeout=5,
+                connect_timeout=60,
                 prepare_threshold=None,
                 options="-c timezone=UTC",
             )

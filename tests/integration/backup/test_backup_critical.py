@@ -77,7 +77,7 @@ def empty(server: EmbeddedServer) -> Iterator[str]:
 
 def psql(server: EmbeddedServer, dsn: str, file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [server.bin / "psql", "-X", "-q", "-f", file, dsn], capture_output=True, text=True, check=False, timeout=60
+        [server.bin / "psql", "-X", "-q", "-f", file, dsn], capture_output=True, text=True, check=False, timeout=600
     )
 
 

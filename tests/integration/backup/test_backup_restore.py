@@ -80,7 +80,7 @@ class Backups:
 
     def dump(self, dsn: str, *options: str) -> str:
         command = [str(self.server.bin / "pg_dump"), "--restrict-key=oracle", *options, f"--dbname={dsn}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
     def take(self, run: str, **options: Any) -> None:
         context = Context(

@@ -44,7 +44,7 @@ def play(folder: Path, prod: str, dev: str, *arguments: str, **variables: object
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_CALLBACKS_ENABLED": "default"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -76,7 +76,7 @@ def restored(make_context: MakeContext, dsn: str, **options: object) -> PhaseOut
 
 def dump(server: EmbeddedServer, dsn: str) -> str:
     command = [str(server.bin / "pg_dump"), "--restrict-key=oracle", "--schema=public", f"--dbname={dsn}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
 
 def test_servers_before_17_get_what_they_understand(

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.world import ROOT, World
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(1800)
 
 SECONDS = 2.0
 

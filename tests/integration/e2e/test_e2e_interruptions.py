@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.world import World
 
-pytestmark = pytest.mark.timeout(500)  # eight runs in one story
+pytestmark = pytest.mark.timeout(3600)  # eight runs in one story
 
 # The task during which each phase is killed, as ansible-playbook announces it.
 PHASES = ("backup", "schema", "data", "embeddings", "templates", "validate")
@@ -39,7 +39,7 @@ def test_kill_9_in_every_phase_and_then_finish(broken_world: Callable[[], World]
         wait_for_task(process, role)
         time.sleep(0.4)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=600)
         world.wait_until_tidy()
     result = world.play()
     assert result.returncode == 0, result.stdout + result.stderr
@@ -63,5 +63,5 @@ def test_a_second_run_is_told_who_is_active_since_when(broken_world: Callable[[]
     assert "Another run is active on PROD" in second.stdout
     assert run_id in second.stdout
     assert "since" in second.stdout
-    first.communicate(timeout=120)
+    first.communicate(timeout=900)
     assert first.returncode == 0

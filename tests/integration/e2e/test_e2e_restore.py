@@ -16,7 +16,7 @@ NAME = "archon_restored"
 
 def dump(world: World, dsn: str) -> str:
     command = [str(EmbeddedServer(world.folder).bin / "pg_dump"), "--restrict-key=oracle", "--schema=public", dsn]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
 
 def test_the_backup_restores_by_the_playbook(world: World) -> None:

@@ -11,7 +11,7 @@ from lab.databases import ADMIN, OWNER
 from lab.world import Lab
 from tests.support.world import ROOT, World
 
-pytestmark = pytest.mark.timeout(400)  # two runs in one story
+pytestmark = pytest.mark.timeout(2400)  # two runs in one story
 EXAMPLE = ROOT / "docs" / "examples" / "decisions-two-shapes.yml"
 SHAPED = ("archon_project_sources", "archon_document_versions", "archon_workflow_step_executions")
 # What a person must decide about the variant two-shapes: what the run names, and what it says of it.

@@ -88,7 +88,7 @@ def test_progress_is_printed_and_the_keeper_ends_with_the_playbook(
         env=environment(project),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "  embeddings  64/105  61 %\n" in done.stdout

@@ -143,7 +143,7 @@ def test_the_inventory_finds_it(lab: Lab, folder: Path, tmp_path: Path) -> None:
 
     def told(environment: dict[str, str]) -> list[Any]:
         command = ["ansible", "-i", "inventory/lab", "lab-prod", "-m", "debug", "-a", f"msg={template}"]
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=600)
         return list(json.loads(yaml.safe_load(ran.stdout.partition("=>")[2])["msg"]))
 
     known = state(folder)

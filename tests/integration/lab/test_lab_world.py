@@ -108,7 +108,7 @@ def test_dev_is_modern_and_its_search_works(lab: Lab) -> None:
     assert settings["EMBEDDING_BASE_URL"] == settings["LLM_BASE_URL"] == lab.embedding_base_url
     assert (settings["EMBEDDING_MODEL"], settings["EMBEDDING_DIMENSIONS"]) == ("nomic-embed-text", "768")
     body = {"model": "nomic-embed-text", "input": "which values count as false in a condition"}
-    vector = httpx.post(f"{lab.embedding_base_url}/embeddings", json=body, timeout=20).json()["data"][0]["embedding"]
+    vector = httpx.post(f"{lab.embedding_base_url}/embeddings", json=body, timeout=600).json()["data"][0]["embedding"]
     best = ask(lab, "dev", f"SELECT content, similarity FROM match_archon_crawled_pages('{vector}', 1)")
     assert str(best[0][0]).startswith("Truth Value Testing")
     assert ask(lab, "dev", "SELECT to_regclass('archon_credentials')") == [(None,)]
@@ -283,7 +283,7 @@ def test_two_at_once_make_one_lab(lab: Lab, folder: Path) -> None:
 
     def up(_: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "lab", "up", "--folder", str(folder)]
-        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=90, check=False)
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
 
     with ThreadPoolExecutor(2) as pool:
         ends = list(pool.map(up, range(2)))
@@ -376,7 +376,7 @@ def test_forced_row_level_security_stops_the_owner_but_not_the_admin(restored: L
                 assert not allowed
             else:
                 assert allowed
-        dumped = subprocess.run([pg_dump, lab.dsn("prod", role)], capture_output=True, timeout=60, check=False)
+        dumped = subprocess.run([pg_dump, lab.dsn("prod", role)], capture_output=True, timeout=600, check=False)
         assert (dumped.returncode == 0) is allowed
     query = "SELECT rolsuper, rolbypassrls, pg_has_role(oid, 'archon', 'USAGE') FROM pg_roles WHERE rolname = 'archon_admin'"
     assert ask(lab, "prod", query) == [(False, True, True)]

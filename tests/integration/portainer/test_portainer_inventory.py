@@ -26,7 +26,7 @@ def run(command: str, *arguments: str | Path, environment: Mapping[str, str] = {
         env={**clean, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

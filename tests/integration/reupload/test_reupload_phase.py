@@ -218,7 +218,7 @@ def test_what_a_killed_run_leaves_is_put_in_order_by_the_next(
         killed = subprocess.run(
             [sys.executable, "-c", _KILLED, stage, prod, running.url, str(documents), str(context.run.artifacts), context.run.id],
             env={**os.environ, "PYTHONPATH": str(root / "module_utils")},
-            timeout=120,
+            timeout=600,
             check=False,
         )  # fmt: skip
         assert killed.returncode == -signal.SIGKILL

@@ -506,7 +506,7 @@ def test_as_a_program(make: Callable[[str, str], Pair]) -> None:
     ):
         done = subprocess.run(
             [sys.executable, "-m", "archon_align.schema", *words],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 2
         found = json.loads(done.stdout)["differences"]
@@ -526,7 +526,7 @@ def test_the_examples_of_the_documentation(server: EmbeddedServer) -> None:
     printed = ""
     for block in blocks:
         done = subprocess.run(
-            [sys.executable, "-c", block], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", block], env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         printed += done.stdout

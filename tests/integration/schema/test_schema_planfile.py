@@ -204,7 +204,7 @@ with open_session(context, target) as session:
     sys.stdout.buffer.write(orjson.dumps(object_digests(inspect(session, context.schemas))))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, world.prod.dsn, world.schema], capture_output=True, timeout=60, check=True
+        [sys.executable, "-c", script, world.prod.dsn, world.schema], capture_output=True, timeout=600, check=True
     )
     assert orjson.loads(done.stdout) == here
 

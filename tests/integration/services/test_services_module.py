@@ -81,7 +81,7 @@ def play(folder: Path, portainer: StandIn, dsn: str, base_url: str, *arguments: 
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     output = ended.stdout + ended.stderr

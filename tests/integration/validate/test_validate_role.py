@@ -55,7 +55,7 @@ def play(folder: Path, prod: str, dev: str, *arguments: str) -> tuple[subprocess
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_CALLBACKS_ENABLED": "archon_report"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert (folder / RUN_ID / "report.json").exists(), ended.stdout + ended.stderr

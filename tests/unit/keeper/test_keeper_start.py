@@ -122,7 +122,7 @@ def test_a_killed_process_is_dead_even_while_its_parent_has_not_noticed(sleeper:
     playbook = Playbook(find_playbook(sleeper.pid))
     assert playbook.alive()
     sleeper.kill()
-    psutil.wait_procs([psutil.Process(sleeper.pid)], timeout=0.2)  # it stays a zombie: nobody has called sleeper.wait()
+    psutil.wait_procs([psutil.Process(sleeper.pid)], timeout=1.0)  # it stays a zombie: nobody has called sleeper.wait()
     assert not playbook.alive()
 
 
@@ -133,7 +133,7 @@ def test_another_process_with_the_same_pid_is_not_the_playbook(sleeper: subproce
 
 def test_a_living_child_that_is_no_worker_is_left_alone() -> None:
     """The playbook's process dies; its child has another command line, so it is not one of Ansible's forks."""
-    with subprocess.Popen(["sh", "-c", "sleep 30 & echo $!; wait"], stdout=subprocess.PIPE) as parent:
+    with subprocess.Popen(["sh", "-c", "sleep 300 & echo $!; wait"], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         playbook = Playbook(find_playbook(parent.pid))
@@ -153,8 +153,8 @@ def test_workers_that_outlive_the_playbook_are_ended_with_all_below_them() -> No
 import os, subprocess, sys, time
 if os.fork() == 0:
     os.setsid()
-    print(os.getpid(), subprocess.Popen(["sleep", "30"]).pid, flush=True)
-time.sleep(30)
+    print(os.getpid(), subprocess.Popen(["sleep", "300"]).pid, flush=True)
+time.sleep(300)
 """
     with subprocess.Popen(["python3", "-c", script], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -164,12 +164,12 @@ time.sleep(30)
         parent.kill()
     assert not playbook.alive()
     assert playbook.end_leftovers() == 2
-    _, alive = psutil.wait_procs(left, timeout=3)
+    _, alive = psutil.wait_procs(left, timeout=60)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 # Forks a worker that sleeps, once a line comes in, and tells its pid.
-FORKING = "import os, sys, time; input(); pid = os.fork(); pid and print(pid, flush=True); time.sleep(60)"
+FORKING = "import os, sys, time; input(); pid = os.fork(); pid and print(pid, flush=True); time.sleep(300)"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells a fork from a program")
@@ -186,10 +186,10 @@ def test_a_worker_that_nobody_has_seen_before_the_playbook_was_killed_is_ended()
             process.stdin.flush()
             workers.append(psutil.Process(int(process.stdout.readline())))
         killed.kill()
-        killed.wait(10)
+        killed.wait(60)
         try:
             assert playbook.end_leftovers() == 1
-            assert not psutil.wait_procs(workers[:1], timeout=10)[1]
+            assert not psutil.wait_procs(workers[:1], timeout=60)[1]
             assert workers[1].is_running()
             assert other.poll() is None
         finally:

@@ -257,8 +257,8 @@ def test_it_can_fail_hang_and_answer_nonsense(service: RunningService) -> None:
 
 
 def test_requests_are_served_one_at_a_time_unless_there_are_more_slots(service: RunningService) -> None:
-    def seconds(target: RunningService) -> float:
-        target.set_faults(latency=0.4)
+    def seconds(target: RunningService, latency: float) -> float:
+        target.set_faults(latency=latency)
         threads = [
             threading.Thread(target=post, args=(target, "/v1/embeddings"), kwargs={"model": MODEL, "input": "x"})
         ]
@@ -271,10 +271,9 @@ def test_requests_are_served_one_at_a_time_unless_there_are_more_slots(service: 
         return time.monotonic() - started
 
     rows(post(service, "/v1/embeddings", model=MODEL, input="the model is loaded now"))
-    assert seconds(service) >= 0.8
-    with serve(slots=2) as roomy:
-        fastest = min(seconds(roomy) for _ in range(2))
-    assert fastest < 0.8
+    assert seconds(service, 0.4) >= 0.8
+    with serve(slots=2) as roomy:  # a slow machine has overhead of its own
+        assert any(seconds(roomy, latency) < 2 * latency for latency in (0.4, 2.0, 10.0))
 
 
 def test_the_control_route_sets_faults_and_shows_requests(service: RunningService) -> None:

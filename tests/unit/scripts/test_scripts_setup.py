@@ -27,7 +27,7 @@ def run(clone: Path, *layers: str, **environment: str) -> subprocess.CompletedPr
         cwd=clone,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env=base | environment,
     )

@@ -65,7 +65,7 @@ def serving(context: ssl.SSLContext | None = None) -> Iterator[Running]:
     server.seen = []  # type: ignore[attr-defined]
     if context:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     running = Running(server, f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}")
     running.answer(200, b"{}")
