@@ -4,7 +4,7 @@ only where PROD has exactly one project (and task) of the same title."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,8 +124,9 @@ def _places(session: Session, schema: str) -> dict[tuple[str, ...], list[str]]:
     return found
 
 
-def plan(dev: Assignments, prod: Assignments, templates: Mapping[str, Any]) -> Planned:
-    """Insert what DEV has and PROD lacks, where both ends are found. `templates` are DEV's injection templates by name."""
+def plan(dev: Assignments, prod: Assignments, injection: Collection[str], definitions: Collection[str] = ()) -> Planned:
+    """Insert what DEV has and PROD lacks, where both ends are found. `injection` and `definitions` are the names of DEV's
+    templates: an assignment refers to one of the first by its id, to one of either by its name."""
     if not dev.rows:
         return Planned()
     if prod.breaking:
@@ -139,7 +140,7 @@ def plan(dev: Assignments, prod: Assignments, templates: Mapping[str, Any]) -> P
     seen: set[tuple[str, str, str]] = set()
     for row in dev.rows:
         targets = prod.places.get(row.place, ()) if row.place else ()
-        reason = _why_not(row, dev, len(targets), templates)
+        reason = _why_not(row, dev, len(targets), {*injection, *definitions})
         if reason:
             left.append((row, reason))
             continue
@@ -149,11 +150,11 @@ def plan(dev: Assignments, prod: Assignments, templates: Mapping[str, Any]) -> P
         elif key not in seen:
             moves.append(_move(dev, prod, row, targets[0]))
             seen.add(key)
-            needs.add(row.template or "")
+            needs |= {row.template or ""} & set(injection)
     return Planned(tuple(moves), frozenset(needs), unchanged, tuple(_left(prod, left)))
 
 
-def _why_not(row: Assignment, dev: Assignments, targets: int, templates: Mapping[str, Any]) -> str:
+def _why_not(row: Assignment, dev: Assignments, targets: int, templates: Collection[str]) -> str:
     if row.kind not in _FOLLOWED:
         return f"nothing tells which {row.kind or 'thing'} of PROD it would be about"
     if row.place is None:

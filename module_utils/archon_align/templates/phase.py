@@ -182,8 +182,8 @@ def _read_source(
 
 
 def _plan(source: _Source, present: _Present) -> _Plan:
-    injection = source.tables[KINDS.index(INJECTION)].named()
-    assigned = assignments.plan(source.assignments, present.assignments, injection)
+    injection, templates = (source.tables[KINDS.index(kind)].named() for kind in (INJECTION, DEFINITIONS))
+    assigned = assignments.plan(source.assignments, present.assignments, injection.keys(), templates.keys())
     tables = tuple(
         _plan_one(source, theirs, ours, defaults, assigned.needs)
         for theirs, ours, defaults in zip(source.tables, present.tables, source.defaults, strict=True)
@@ -194,7 +194,8 @@ def _plan(source: _Source, present: _Present) -> _Plan:
         definitions.result,
         components.result,
         table=str(definitions.prod),
-        from_dev={row.name for row in definitions.dev.rows},
+        from_dev={row.name for row in definitions.dev.rows}.difference(definitions.kept),
+        kept=components.kept,
         broken_before=placeholders.broken(before[1], before[0]),
     )
     return _Plan(tables, assigned, checked)

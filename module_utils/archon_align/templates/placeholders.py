@@ -57,10 +57,14 @@ def check(
     table: str,
     from_dev: Collection[str],
     broken_before: Collection[str],
+    kept: Collection[str] = (),
 ) -> Checked:
-    """Look up every placeholder. Raises AlignError when a template that comes from DEV names a component nobody has."""
+    """Look up every placeholder. `kept` are the components that stay as somebody has edited them in PROD.
+
+    Raises AlignError when a template that comes from DEV names a component nobody has.
+    """
     lost = broken(templates, components)
-    ours = {name: missing for name, missing in lost.items() if name in from_dev}
+    ours = {name: missing for name, missing in lost.items() if name in from_dev and not set(missing) <= set(kept)}
     if ours:
         raise AlignError(
             "A template names a component that nobody has.",
@@ -75,15 +79,21 @@ def check(
         )
     findings = []
     for name, missing in lost.items():
-        cause = "already" if name in broken_before else "now that its components are as DEV has them"
+        cause = (
+            "because of what was edited there"
+            if name in from_dev
+            else "already"
+            if name in broken_before
+            else "now that its components are as DEV has them"
+        )
         findings.append(
             Finding(
                 "template_broken_in_prod",
                 "error",
                 f"{table}: {name}",
-                f"A template that only PROD has names {', '.join(_described(wanted, components) for wanted in missing)}: "
+                f"A template {'of DEV' if name in from_dev else 'of PROD'} names {', '.join(_described(wanted, components) for wanted in missing)}: "
                 f"broken {cause}. Archon leaves such a placeholder in the text and reports success.",
-                "Add the component in PROD, or correct or deactivate the template there.",
+                "Add or activate the component in PROD, or correct or deactivate the template there.",
             )
         )
     count = 0

@@ -15,6 +15,9 @@ from .model import Row, TableState
 from .planner import moved_columns
 
 _JSON = ("json", "jsonb")
+_TEXT = ("text", "character", "citext")
+_PLACEHOLDER = r"\{\{[^{}]+\}\}"
+_STRING = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +38,31 @@ class Words:
             )
 
     def rewrite(self, text: str) -> str:
-        """The text in PROD's words."""
-        return self._replaced(text, self.given)
+        """The text in PROD's words. Placeholders stay: they name components, whose names are the same on both sides."""
+        pattern = "|".join([*map(re.escape, sorted(self.given, key=len, reverse=True)), _PLACEHOLDER])
+        return re.sub(pattern, lambda found: self.given.get(found[0], found[0]), text)
 
     def rewrite_json(self, text: str) -> str:
-        """The same inside the strings of a JSON text; its form may not be the server's."""
-        return self._replaced(text, {_escaped(word): _escaped(other) for word, other in self.given.items()})
+        """The same inside the strings of a JSON text, but for its keys; its form may not be the server's."""
 
-    @staticmethod
-    def _replaced(text: str, words: Mapping[str, str]) -> str:
-        if not words:
-            return text
-        pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-        return re.sub(pattern, lambda found: words[found[0]], text)
+        def one(found: re.Match[str]) -> str:
+            value = json.loads(found[1])
+            new = self.rewrite(value)
+            return found[0] if found[2] or new == value else json.dumps(new)
 
-
-def _escaped(word: str) -> str:
-    return json.dumps(word, ensure_ascii=False)[1:-1]
+        return _STRING.sub(one, text)
 
 
 def rewritten(dev: Session, state: TableState, words: Words) -> TableState:
-    """DEV's rows in PROD's words, wherever a value is carried but in the natural key. `dev` gives jsonb its server's form."""
+    """DEV's rows in PROD's words, wherever a text or JSON is carried but in the natural key. `dev` gives jsonb its server's form."""
     if not words.given or not state.rows:
         return state
-    columns = [column for column in moved_columns(state) if column.name != state.kind.key]
+    columns = [
+        column
+        for column in moved_columns(state)
+        if column.name != state.kind.key
+        and (column.type in _JSON or (column.type.startswith(_TEXT) and not column.type.endswith("[]")))
+    ]
     rows = []
     for row in state.rows:
         values = dict(row.values)
