@@ -44,7 +44,7 @@ restore-points: setup ## List what can be undone: every run's restore points and
 rollback: $(NEED_LAB) ## Undo to a restore point: POINT=<name>, and CHECK=1 first
 	@$(PLAY) playbooks/rollback.yml -e 'restore_point=$(POINT)' $(if $(CHECK),--check --diff) $(ARGS)
 
-lab-up: setup ## Start the lab: two PostgreSQL servers and an embedding service
+lab-up: setup ## Start the lab: two PostgreSQL servers, an embedding service, Portainer and two Archons
 	@$(LAB) up
 
 lab-down: setup ## Stop the lab; leaves nothing running
