@@ -65,7 +65,7 @@ class Backups:
             dev=Target("DEV", ""),
             phase="restore",
             protected_names=(),
-            connect_timeout=2,
+            connect_timeout=30,
         )
         options = {"live": {"PROD": self.prod}, "backup": run, **options}
         return restore.run(context, restore.Options(artifacts_root=self.root, **options))

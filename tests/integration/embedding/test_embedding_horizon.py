@@ -34,13 +34,13 @@ def test_uploads_while_it_runs_are_late(
         phase.run(ready, options())
     service.set_faults(latency=0.1)
     stop = threading.Event()
+    added: list[int] = []
 
     def upload() -> None:
         with psycopg.connect(prod, autocommit=True) as user:
-            number = 0
             while not stop.wait(0.02):
-                number += 1
-                user.execute(ADD, (number,))
+                user.execute(ADD, (len(added),))
+                added.append(1)
 
     uploading = threading.Thread(target=upload)
     if not nothing_missing:
@@ -48,7 +48,10 @@ def test_uploads_while_it_runs_are_late(
     outcome = phase.run(ready, options(batch_texts=16))
     if nothing_missing:
         uploading.start()
-    stop.wait(0.2)
+    until = len(added) + 2
+    while len(added) < until:
+        assert uploading.is_alive()
+        stop.wait(0.02)
     stop.set()
     uploading.join()
     assert outcome.status == ("aligned" if nothing_missing else "changed")
@@ -64,6 +67,6 @@ def test_a_rebuild_that_stopped_has_no_horizon(
     ready: Context, options: Callable[..., Options], service: RunningService
 ) -> None:
     service.set_faults(status=503)
-    outcome = phase.run(ready, options())
+    outcome = phase.run(ready, options(stall_timeout=1.5))
     assert (outcome.status, outcome.details["embeddings"]["horizon"]) == ("resumable", {})
     assert unexplained(ready, [outcome.as_result()]) == (105, 105)

@@ -97,11 +97,14 @@ def test_all_at_once_so_that_one_that_hangs_costs_its_timeout_alone(
 ) -> None:
     service.set_faults(hang=True)
     second.set_faults(hang=True)
-    started = time.monotonic()
-    with pytest.raises(ServiceUnavailable) as caught:
-        probe(endpoints(service, second, timeout=1.0))
-    assert time.monotonic() - started < 1.9
-    assert second.base_url in caught.value.found
+    for timeout in (1.0, 5.0, 20.0):  # a slow machine has overhead of its own
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable) as caught:
+            probe(endpoints(service, second, timeout=timeout))
+        assert second.base_url in caught.value.found
+        if time.monotonic() - started < 1.9 * timeout:
+            return
+    pytest.fail("one after the other")
 
 
 def test_endpoints_with_different_models_are_refused(service: RunningService, second: RunningService) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ import psycopg
 import pytest
 from archon_align.backup import space
 from archon_align.context import Context
+from archon_align.database.session import Session
 from archon_align.embedding import phase
 from archon_align.embedding.client import EmbeddingClient
 from archon_align.embedding.phase import Options
 from archon_align.embedding.progress import Counts, Endpoints, parse
+from archon_align.embedding.vectors import Vectors
 from archon_align.errors import AlignError, Resumable
 from archon_align.rollback.ledger import Ledger
 from psycopg import sql
@@ -260,7 +261,7 @@ def test_a_service_that_never_works_leaves_everything_as_it_was(
     code: str,
 ) -> None:
     service.set_faults(**faults)
-    outcome = phase.run(ready, options(timeout=0.3, stall_timeout=1.0))
+    outcome = phase.run(ready, options(timeout=0.3 if "hang" in faults else 60.0, stall_timeout=1.5))
     assert (outcome.status, outcome.changed, outcome.details["embeddings"]["missing_after"]) == (
         "resumable",
         False,
@@ -271,19 +272,32 @@ def test_a_service_that_never_works_leaves_everything_as_it_was(
     assert missing(prod) == 105
 
 
+@pytest.fixture
+def once_embedded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call with how a text begins and what shall happen once its vector has come, before that is written."""
+    embed, begun = EmbeddingClient.embed, threading.Lock()
+
+    def when(beginning: str, happens: Callable[[], object]) -> None:
+        def embedding(client: EmbeddingClient, texts: Sequence[str]) -> Vectors:
+            vectors = embed(client, texts)
+            if any(text.startswith(beginning) for text in texts) and begun.acquire(blocking=False):
+                happens()
+            return vectors
+
+        monkeypatch.setattr(EmbeddingClient, "embed", embedding)
+
+    return when
+
+
 def test_a_service_that_dies_half_way_is_continued(
-    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+    ready: Context,
+    options: Callable[..., Options],
+    prod: str,
+    service: RunningService,
+    once_embedded: Callable[..., None],
 ) -> None:
-    """Requests slow enough that each batch is written when it comes; then the service breaks."""
-    service.set_faults(latency=0.3)
-
-    def break_it() -> None:
-        while missing(prod) == 105:
-            time.sleep(0.02)
-        service.set_faults(status=503)
-
-    threading.Thread(target=break_it, daemon=True).start()
-    outcome = phase.run(ready, options(batch_texts=10, stall_timeout=1.0))
+    once_embedded("Page ", lambda: service.set_faults(status=503))
+    outcome = phase.run(ready, options(batch_texts=10, stall_timeout=1.5))
     assert outcome.status == "resumable"
     assert outcome.error is not None
     done = outcome.details["embeddings"]["rebuilt"]
@@ -322,10 +336,23 @@ def test_a_full_disk_under_the_restore_point_stops_the_rebuild_and_keeps_what_is
 
 
 def test_progress_is_visible_and_no_transaction_waits_for_the_service(
-    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+    ready: Context,
+    options: Callable[..., Options],
+    prod: str,
+    service: RunningService,
+    monkeypatch: pytest.MonkeyPatch,
+    once_embedded: Callable[..., None],
 ) -> None:
-    service.set_faults(latency=0.4)
+    once_embedded("Page ", lambda: service.set_faults(latency=1.0))
     seen: set[str] = set()
+    told: set[str] = set()
+    progress = Session.progress
+
+    def noted(session: Session, text: str) -> None:
+        told.add(text)
+        progress(session, text)
+
+    monkeypatch.setattr(Session, "progress", noted)
     waits: list[float] = []
     stop = threading.Event()
 
@@ -341,22 +368,22 @@ def test_progress_is_visible_and_no_transaction_waits_for_the_service(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    phase.run(ready, options(batch_texts=8, sample=0))
+    phase.run(ready, options(batch_texts=16, sample=0))
     stop.set()
     watcher.join()
-    counts = {found.done for text in seen if isinstance(found := parse(text), Counts)}
+    counts = {found.done for text in told if isinstance(found := parse(text), Counts)}
     assert len(counts) >= 3
     assert max(counts) == 105
-    assert any(isinstance(parse(text), Endpoints) for text in seen)
-    assert max(waits, default=0) < 0.3  # the restore point is written, not the service awaited
+    assert any(isinstance(parse(text), Endpoints) for text in told)
+    assert any(isinstance(parse(text), Counts) for text in seen & told)
+    assert max(waits, default=0) < 0.9  # the restore point is written, not the service awaited
 
 
 def test_a_row_that_changes_meanwhile_gets_the_vector_of_its_new_text(
-    ready: Context, options: Callable[..., Options], prod: str, service: RunningService
+    ready: Context, options: Callable[..., Options], prod: str, once_embedded: Callable[..., None]
 ) -> None:
-    service.set_faults(latency=0.2)
     edit = "UPDATE archon_crawled_pages SET content = 'Rewritten about submarines.' WHERE id = 40"
-    threading.Timer(0.7, lambda: query(prod, edit)).start()
+    once_embedded("Page 39 ", lambda: query(prod, edit))
     outcome = phase.run(ready, options(batch_texts=100, sample=0))
     assert outcome.details["embeddings"]["missing_after"] == 0
     with EmbeddingClient(options().endpoints[0]) as client:
@@ -396,11 +423,10 @@ def test_without_the_run_lock_nothing_is_written(
 
 
 def test_a_lost_connection_is_a_clear_resumable_end(
-    ready: Context, options: Callable[..., Options], prod: str, server: object, service: RunningService
+    ready: Context, options: Callable[..., Options], server: object, once_embedded: Callable[..., None]
 ) -> None:
-    service.set_faults(latency=0.4)
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'align embeddings%'"
-    threading.Timer(0.8, lambda: query(server.dsn(), kill)).start()  # type: ignore[attr-defined]
+    once_embedded("Page ", lambda: query(server.dsn(), kill))  # type: ignore[attr-defined]
     outcome = phase.run(ready, options(batch_texts=16))
     assert (outcome.status, outcome.error and outcome.error.code) == ("resumable", "connection_lost")
 

@@ -221,21 +221,24 @@ def test_indexes_for_something_else_are_never_touched(bed: Callable[..., Bed], s
 
 
 def test_an_index_that_a_killed_build_left_is_replaced(bed: Callable[..., Bed]) -> None:
-    prod = bed(clustered(4000, 64))
+    prod = bed(clustered(300))
+    ended = threading.Event()
 
     def kill() -> None:
-        for _ in range(500):
+        while not ended.wait(0.01):
             if prod.rows(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE phase LIKE 'building%'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'"
             ):
                 return
-            time.sleep(0.005)
 
     killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises((AlignError, psycopg.Error)):
-        prod.see_to(concurrently_rows=100)
-    killer.join()
+    with psycopg.connect(prod.dsn) as user:  # whose transaction the build waits for, so that it is met
+        user.execute(f"UPDATE {PAGES} SET metadata = '{{}}' WHERE id = 1".encode())
+        killer.start()
+        with pytest.raises((AlignError, psycopg.Error)):
+            prod.see_to(concurrently_rows=100)
+        ended.set()
+        killer.join()
     assert prod.rows("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(1,)]
     work = prod.see_to(concurrently_rows=100)
     assert [statement.sql.split(" ON ")[0] for statement in work.statements] == [
@@ -253,7 +256,7 @@ def test_an_index_that_somebody_is_building_is_no_leftover(bed: Callable[..., Be
         statement = f"CREATE INDEX CONCURRENTLY {name} ON {PAGES} USING hnsw (embedding vector_cosine_ops)"
         building = threading.Thread(target=builder.execute, args=(statement.encode(),))
         building.start()
-        for _ in range(500):
+        for _ in range(20_000):
             if prod.rows("SELECT 1 FROM pg_index WHERE NOT indisvalid"):
                 break
             time.sleep(0.01)
@@ -342,9 +345,9 @@ def test_a_scan_that_takes_too_long_leaves_the_index_alone(
     bed: Callable[..., Bed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prod = bed(clustered(100), HNSW)
-    slow = sql.SQL("SELECT 1.0::float8 AS distance FROM pg_sleep(5) WHERE %b IS NOT NULL AND %b IS NOT NULL")
+    slow = sql.SQL("SELECT 1.0::float8 AS distance FROM pg_sleep(60) WHERE %b IS NOT NULL AND %b IS NOT NULL")
     monkeypatch.setattr(recall, "_search", lambda *_: slow)
-    work = prod.see_to(statement_timeout=0.3)
+    work = prod.see_to(statement_timeout=1.0)
     assert (work.statements, told(work)["recall_at_10"], codes(work)) == ([], None, ["search_index_unmeasured"])
     assert (told(work)["action"], told(work)["reason"]) == ("undecided", "its recall could not be measured")
 

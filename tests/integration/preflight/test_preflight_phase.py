@@ -28,7 +28,7 @@ def look(make_context: Callable[..., Context]) -> Callable[..., PhaseOutcome]:
     """Call with the two DSNs and options of preflight; the artifacts folder exists, as after archon_run."""
 
     def do(prod: str, dev: str, *, check: bool = False, **options: object) -> PhaseOutcome:
-        context = make_context(prod, dev, check=check, phase="preflight", connect_timeout=2.0)
+        context = make_context(prod, dev, check=check, phase="preflight", connect_timeout=30.0)
         context.run.artifacts.mkdir(exist_ok=True)
         return run(context, Options(**options))  # type: ignore[arg-type]
 

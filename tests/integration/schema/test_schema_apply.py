@@ -148,7 +148,7 @@ def test_a_session_ended_at_commit_is_not_taken_for_a_failure(
 def test_limits_are_named_with_the_statement_and_what_to_raise(make_world: Callable[..., World]) -> None:
     # The rows are asked before as well; only in the transaction is the function slow, or without room.
     body = "BEGIN IF current_setting('check_function_bodies') = 'off' THEN {} END IF; RETURN true; END"
-    slow = f"CREATE FUNCTION f(n int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$ {body.format('PERFORM pg_sleep(5);')} $$;"
+    slow = f"CREATE FUNCTION f(n int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$ {body.format('PERFORM pg_sleep(60);')} $$;"
     full = f"CREATE FUNCTION f(n int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$ {body.format("RAISE 'could not extend file' USING ERRCODE = 'disk_full';")} $$;"
     for function, code, remedy in (
         (slow, "statement_timeout", "archon_statement_timeout"),
@@ -157,7 +157,7 @@ def test_limits_are_named_with_the_statement_and_what_to_raise(make_world: Calla
         world = make_world(function + T + "ALTER TABLE t ADD CONSTRAINT c CHECK (f(n));", function + T + ROWS)
         picture = world.prod.picture(world.schema)
         with pytest.raises(AlignError) as caught:
-            phase.run(replace(world.context(), statement_timeout=0.5), phase.Options(credentials=False))
+            phase.run(replace(world.context(), statement_timeout=2.0), phase.Options(credentials=False))
         assert (caught.value.code, remedy in caught.value.remedy) == (code, True)
         assert "create constraint" in caught.value.what
         assert caught.value.object_name.endswith("t.c")

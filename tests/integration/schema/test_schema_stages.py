@@ -305,13 +305,16 @@ def test_a_build_gives_way_before_a_user_becomes_a_deadlocks_victim(make_world: 
     world = make_world(T + "CREATE INDEX i ON t (n);", T + ROWS)
     outcomes: list[PhaseOutcome] = []
     with user(world) as connection:
+        superuser(world.prod, f"GRANT SET ON PARAMETER deadlock_timeout TO {connection.info.user}")
+        connection.execute("SET deadlock_timeout = '120s'")  # however long this machine takes to see the user wait
+        superuser(world.prod, f"REVOKE SET ON PARAMETER deadlock_timeout FROM {connection.info.user}")
         connection.execute("INSERT INTO t VALUES (0, 'mine', 3)")
         run = threading.Thread(target=lambda: outcomes.append(align(world)))
         run.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'virtualxid' AND NOT granted"
         while not world.prod.value(world.schema, waiting):
             time.sleep(0.02)
-        time.sleep(1.1)  # the server has looked for a deadlock on the build's behalf; the next look is on the user's
+        time.sleep(2.0)  # the server has looked for a deadlock on the build's behalf; the next look is on the user's
         connection.execute("CREATE INDEX mine ON t (a)")  # waits for the build, which waits for this transaction
         connection.commit()
     run.join()
