@@ -22,7 +22,7 @@ from .state import HOST, PortainerRecord, lab_error
 _MODULE = "lab.portainer"
 _REPOSITORY = Path(__file__).parents[1]
 _ANSWER_SECONDS = 60
-_ALIVE_SECONDS = 5
+_ALIVE_SECONDS = 20
 
 
 def _client(record: PortainerRecord, timeout: float) -> httpx.Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -150,7 +151,7 @@ class EmbeddedServer:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
             env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
         )
@@ -188,7 +189,7 @@ class EmbeddedServer:
         configuration.write_text(lines)
         os.chown(configuration, self._uid, -1)
         result = self._command(
-            str(binaries / "pg_ctl"), "-D", str(self.data), "-l", str(self.log), "-w", "-t", "60", "-s", "start"
+            str(binaries / "pg_ctl"), "-D", str(self.data), "-l", str(self.log), "-w", "-t", "180", "-s", "start"
         )
         self._must(result, "pg_ctl start")
 
@@ -208,13 +209,14 @@ class EmbeddedServer:
         pid = self.pid()
         if pid is None:
             return
-        os.kill(pid, signal.SIGINT)
-        for _ in range(200):
-            if self.pid() is None:
-                return
-            time.sleep(0.05)
-        os.kill(pid, signal.SIGQUIT)
-        time.sleep(0.5)
+        for sign, seconds in ((signal.SIGINT, 20), (signal.SIGQUIT, 60)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                if self.pid() is None:
+                    return
+                time.sleep(0.05)
 
     def remove(self) -> None:
         """Stop the server and remove all its files."""

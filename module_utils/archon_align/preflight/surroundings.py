@@ -18,8 +18,8 @@ from ..embedding.endpoint import Endpoint
 from ..errors import AlignError
 from ..findings import Finding
 
-_SERVICE_SECONDS = 3.0
-_CONNECT_SECONDS = 2.0
+_SERVICE_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
 _REPLY_BYTES = 1 << 20
 # The dump and the server in which it is verified, each about as large as the database, at worst on the same disk.
 _COPIES = 2
