@@ -61,7 +61,7 @@ def findings(dev: Catalog, prod: Catalog) -> list[Finding]:
         Finding(
             "dependency_trigger_broken",
             "warning",
-            f"{' and '.join(names)}: function {key}",
+            f"{' and '.join(names)}: {key}",
             "This trigger function of Archon's has a query without a destination, so every insert into and every update of "
             "archon_component_dependencies fails. The alignment carries it over as it is.",
             f"With archon_schema_decisions: {{corrections: [{key.name}]}} both databases get the corrected one: {texts[key].strip()}",
