@@ -58,7 +58,9 @@ def test_a_second_run_is_told_who_is_active_since_when(broken_world: Callable[[]
     first = world.start()
     wait_for_task(first, "backup")
     run_id = (world.artifacts / "latest").readlink().name
+    os.kill(first.pid, signal.SIGSTOP)  # so that it is still there, however long the second needs to ask
     second = world.play()
+    os.kill(first.pid, signal.SIGCONT)
     assert second.returncode != 0
     assert "Another run is active on PROD" in second.stdout
     assert run_id in second.stdout
