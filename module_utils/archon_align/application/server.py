@@ -70,7 +70,7 @@ class Archon:
             reply = self._wire.send("GET", "/health", timeout=min(self._timeout, _HEALTH_SECONDS))
             found = reply.json()
         except Unreachable as error:
-            return Health("not_listening", error.found)
+            return Health("untrusted" if error.code == "tls_untrusted" else "not_listening", error.found)
         except BadAnswer as error:
             return Health("not_archon", error.found)
         if not isinstance(found, dict) or found.get("service") != _SERVICE:
@@ -79,11 +79,11 @@ class Archon:
         return Health("ready" if reply.ok and found.get("ready") is True else "starting", text)
 
     def wait_ready(self, seconds: float) -> Health:
-        """Wait until Archon is ready, at most so long; what it said last, ready or not."""
+        """Wait until Archon is ready, at most so long; what it said last, ready or not. A certificate does not get better by waiting."""
         deadline = time.monotonic() + seconds
         while True:
             seen = self.health()
-            if seen.ready or time.monotonic() > deadline:
+            if seen.ready or seen.condition == "untrusted" or time.monotonic() > deadline:
                 return seen
             time.sleep(_POLL_SECONDS)
 
@@ -150,8 +150,11 @@ class Archon:
             shape = self._object(reply, reply.json())
             more = self._shaped(reply, shape.get("tasks"), task_of)
             found += more
-            total = (shape.get("pagination") or {}).get("total", 0)
-            if not more or len(found) >= int(total or 0):
+            pagination = shape.get("pagination")
+            total = pagination.get("total") if isinstance(pagination, dict) else None
+            if not isinstance(total, int):
+                raise bad_answer(reply.where, "the total number of tasks", "an answer without it")
+            if not more or len(found) >= total:
                 break
         return found
 
@@ -180,6 +183,8 @@ class Archon:
         if not reply.ok:
             raise ArchonRefused(reply, "archon-server could not search.")
         found = self._object(reply, reply.json())
+        if "results" not in found and "success" not in found:
+            raise bad_answer(reply.where, "results or success in it", ", ".join(map(str, found)) or "an empty object")
         hits: list[Hit] = self._shaped(reply, found.get("results") or [], hit_of)
         return Answer(
             tuple(hits),

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Condition = Literal["not_listening", "starting", "ready", "not_archon"]
+Condition = Literal["not_listening", "untrusted", "starting", "ready", "not_archon"]
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What /health says. Archon listens only once its start is complete, so `not_listening` is what a starting one looks like."""
+    """What /health says. Archon listens only once its start is complete, so `not_listening` is what a starting one looks like;
+    `untrusted` is whoever has a certificate that is not the right one.
+    """
 
     condition: Condition
     text: str
