@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,23 +22,20 @@ from archon_align.context import Context
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
 
+from tests.support.ports import reserved
+
 MakeContext = Callable[..., Context]
 PASSWORD = r"p:a\s%s 'w\"ör:d\\ "
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A server that wants a password over TCP."""
-    number = _free_port()
-    settings = {"listen_addresses": "127.0.0.1", "port": str(number)}
-    with EmbeddedServer(tmp_path_factory.mktemp("tcp") / "server", settings=settings) as server:
+    with ExitStack() as stack:
+        number = stack.enter_context(reserved())
+        settings = {"listen_addresses": "127.0.0.1", "port": str(number)}
+        server = stack.enter_context(EmbeddedServer(tmp_path_factory.mktemp("tcp") / "server", settings=settings))
         with psycopg.connect(f"{server.dsn()} port={number}", autocommit=True) as admin:
             literal = psycopg.sql.Literal(PASSWORD).as_string(admin)
             admin.execute(f"CREATE ROLE keeper LOGIN PASSWORD {literal}".encode())

@@ -12,6 +12,7 @@ import pytest
 from archon_align.validate.functional.texts import CANARY, PARAPHRASE, TASK, shared_words
 
 from lab.archon import serve
+from tests.support.ports import reserved
 
 Checks = dict[str, dict[str, Any]]
 WRITTEN = [("a task", "archon_tasks"), ("a page", "archon_crawled_pages")]
@@ -58,9 +59,8 @@ def test_no_address_and_nobody_there_are_told_with_what_to_set(prod, ask: Callab
     _, checks = ask("")
     assert set(verdicts(checks).values()) == {"not_reachable"}
     assert "archon_prod_url" in checks["search"]["evidence"]
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    _, checks = ask(f"http://127.0.0.1:{port}")
+    with reserved() as nobody:
+        _, checks = ask(f"http://127.0.0.1:{nobody}")
     assert set(verdicts(checks).values()) == {"not_reachable"}
 
 

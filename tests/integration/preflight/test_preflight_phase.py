@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from archon_align.preflight.phase import Options, run
 from archon_align.preflight.surroundings import embedding_service
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.support.ports import reserved
 
 PASSWORD = "right-horse"
 TABLES = "CREATE TABLE archon_projects (id int PRIMARY KEY); CREATE TABLE archon_tasks (id int PRIMARY KEY);"
@@ -187,22 +189,17 @@ def test_forced_row_level_security_hides_rows_even_from_the_owner(
     assert "NO FORCE ROW LEVEL SECURITY" in str(outcome.error)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_wrong_port_host_or_password_is_told_without_the_password(
     look: Callable[..., PhaseOutcome], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    port = free_port()
-    settings = {"listen_addresses": "127.0.0.1", "port": str(port)}
-    with EmbeddedServer(tmp_path_factory.mktemp("tcp"), settings=settings) as tcp:
+    with ExitStack() as stack:
+        port, nobody = stack.enter_context(reserved()), stack.enter_context(reserved())
+        settings = {"listen_addresses": "127.0.0.1", "port": str(port)}
+        tcp = stack.enter_context(EmbeddedServer(tmp_path_factory.mktemp("tcp"), settings=settings))
         with psycopg.connect(f"{tcp.dsn()} port={port}", autocommit=True) as admin:
             admin.execute(f"CREATE ROLE someone LOGIN PASSWORD '{PASSWORD}'")
         here = f"host=127.0.0.1 user=someone dbname=postgres password={PASSWORD}"
-        outcome = look(f"{here}-wrong port={port}", f"{here} port={free_port()}")
+        outcome = look(f"{here}-wrong port={port}", f"{here} port={nobody}")
         assert codes(outcome) == ["wrong_password", "unreachable"]
         assert PASSWORD not in json.dumps(outcome.as_result()) + str(outcome.error)
         assert codes(look(f"{here} port={port}", f"{here} port={port}"))[0] == "same_database"
@@ -254,7 +251,8 @@ def test_the_embedding_service_is_only_described(
 def test_a_service_that_is_down_or_misnamed_is_a_finding(
     look: Callable[..., PhaseOutcome], pair: tuple[str, str]
 ) -> None:
-    down = look(*pair, embedding_base_url=f"http://127.0.0.1:{free_port()}/v1", embedding_model="m")
+    with reserved() as nobody:
+        down = look(*pair, embedding_base_url=f"http://127.0.0.1:{nobody}/v1", embedding_model="m")
     assert [one.code for one in down.findings] == ["embedding_unreachable"]
     assert down.status == "aligned"
     misnamed = look(*pair, embedding_base_url="ftp://x", embedding_model="m")
