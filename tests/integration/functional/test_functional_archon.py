@@ -80,7 +80,7 @@ def test_bad_settings_are_named(prod, ask: Callable, change: str, broken: str, w
     prod.execute(change)
     before = prod.contents()
     with serve.server(prod.dsn, **prod.environment) as archon:
-        _, checks = ask(archon.url, upload_timeout=4.0)
+        _, checks = ask(archon.url, upload_timeout=10.0)
     assert checks[broken]["verdict"] == "broken_by_data", checks
     assert words in checks[broken]["evidence"]
     assert checks[broken]["mendable"]

@@ -74,7 +74,7 @@ def test_a_command_that_takes_too_long_or_says_too_much(
     lab: StandIn, engine: Engine, container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Unreachable) as slow:
-        engine.execute(container, ["python", "-c", "import time; time.sleep(60)"], 1)
+        engine.execute(container, ["python", "-c", "import time; time.sleep(60)"], 4)
     assert slow.value.code == "command_timeout"
     monkeypatch.setattr(engine_module, "OUTPUT_BYTES", 1000)
     with pytest.raises(BadAnswer) as much:
