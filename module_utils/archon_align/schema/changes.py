@@ -150,7 +150,12 @@ def _table(draft: Draft, table: Table, aspects: dict[str, Difference]) -> list[S
         made.append(
             draft.statement(f"{alter} FORCE ROW LEVEL SECURITY", key, f"row-level security of {key}, for its owner too")
         )
-    if "persistence" in aspects:
+    if "persistence" in aspects and table.persistence == "u" and key in draft.protected:
+        message = "DEV's is unlogged: a crash of the server would empty it, and it is a protected table"
+        draft.refuse(
+            "protected_unlogged", key, message, "Make DEV's logged (ALTER TABLE … SET LOGGED); nothing was changed."
+        )
+    elif "persistence" in aspects:
         if (answer := draft.evidence.against(key, "persistence")) is not None:
             remedy = f"If they may be lost in a crash, ALTER TABLE {draft.writer.name(key)} SET UNLOGGED by hand; nothing was changed."
             draft.refuse("rows_in_the_way", key, f"DEV's is unlogged, {answer.reason}: {answer.text}", remedy)
