@@ -40,7 +40,7 @@ CASES = [
     Case("a new column that cannot be computed for a row", T.format("int, g int GENERATED ALWAYS AS (10 / a) STORED"), T.format("int") + "INSERT INTO t VALUES (1, 0);", refused=ROWS),
     Case("a new column's default that its domain does not accept", "CREATE DOMAIN d AS int CHECK (VALUE > 0); CREATE TABLE t (id int, a d DEFAULT -1);", "CREATE TABLE t (id int); INSERT INTO t VALUES (1);", refused=ROWS),
     Case("a column's type while another table holds its table's rows", "CREATE TABLE t (a bigint); CREATE TABLE u (x t);", "CREATE TABLE t (a int); CREATE TABLE u (x t); INSERT INTO u VALUES (ROW(1));", refused=IN_THE_WAY),
-    Case("rows that a crash would take", "CREATE UNLOGGED TABLE t (a int);", "CREATE TABLE t (a int); INSERT INTO t VALUES (1);", refused=ROWS),
+    Case("rows that a crash would take", "CREATE UNLOGGED TABLE t (a int);", "CREATE TABLE t (a int); INSERT INTO t VALUES (1);", refused="protected_unlogged"),
     Case("a table that becomes a child", "CREATE TABLE p (a int); CREATE TABLE t () INHERITS (p);", "CREATE TABLE p (a int); CREATE TABLE t (a int); INSERT INTO t VALUES (1);", refused="table_form"),
     Case("a type that a table is OF gets an attribute", "CREATE TYPE ct AS (a int, b text); CREATE TABLE t OF ct;", "CREATE TYPE ct AS (a int); CREATE TABLE t OF ct; INSERT INTO t VALUES (1);", refused="typed_table"),
 ]  # fmt: skip
