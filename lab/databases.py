@@ -56,11 +56,11 @@ def variant(superuser_dsn: str) -> str | None:
     return None if found is None else found[0] if found[0] in VARIANTS else STANDARD
 
 
-def rebuild(superuser_dsn: str, world: str, embedding_base_url: str, variant: str) -> None:
-    """Put `dev` or `prod` into its start state. Until the new database is complete, the old one stays as it is."""
+def rebuild(superuser_dsn: str, world: str, embedding_base_url: str, variant: str, name: str = DATABASE) -> None:
+    """Put `dev` or `prod` into its start state. Until the new database is complete, the old one of this name stays as it is."""
     special = VARIANTS[variant] if world == "prod" else None
     with psycopg.connect(superuser_dsn, autocommit=True) as admin:
-        building, final = sql.Identifier(_BUILDING), sql.Identifier(DATABASE)
+        building, final = sql.Identifier(_BUILDING), sql.Identifier(name)
         drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         admin.execute(drop.format(building))
         admin.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(building, sql.Identifier(OWNER)))

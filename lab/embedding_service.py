@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import vectors
 from .faults import Faults
 from .ollama_api import ROUTES, State
+from .state import HOST
 
 WRONG_USAGE = 64
 
@@ -89,7 +90,7 @@ class RunningService:
 
     def __init__(self, app: Starlette, port: int) -> None:
         self._state: State = app.state.lab
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{HOST}:{port}"
         self.base_url = f"{self.url}/v1"
 
     def set_faults(self, **faults: object) -> None:
@@ -111,7 +112,7 @@ class RunningService:
 def serve(*, slots: int = 1, **faults: object) -> Iterator[RunningService]:
     """Serve on a free loopback port in a thread until the block ends; keyword arguments are the first faults."""
     app = create_app(Faults.from_mapping(faults), slots=slots)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -144,8 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal ends it."""
     parser = _Arguments(prog="python -m lab.embedding_service", description=__doc__)
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--port", type=int, default=11434, help="loopback port (default: %(default)s)")
+    where.add_argument("--port", type=int, default=11434, help="port (default: %(default)s)")
     where.add_argument("--fd", type=int, help="inherited listening socket, used by the lab")
+    parser.add_argument("--host", default=HOST, help="address to listen at (default: %(default)s)")
     parser.add_argument("--lab", help="folder of the lab it belongs to, by which the lab recognises it")
     parser.add_argument("--slots", type=int, default=1, help="requests embedded at a time (default: 1, as Ollama)")
     parser.add_argument("--faults", default="{}", help=f"JSON object, any of {sorted(asdict(Faults()))}")
@@ -156,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--faults: {error}")
     app = create_app(faults, slots=options.slots)
     uvicorn.run(
-        app, host="127.0.0.1", port=options.port, fd=options.fd, log_level="warning", timeout_graceful_shutdown=1
+        app, host=options.host, port=options.port, fd=options.fd, log_level="warning", timeout_graceful_shutdown=1
     )
     return 0
 

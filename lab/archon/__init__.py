@@ -5,7 +5,7 @@ and the database alone.
     python -m lab.archon.mcp    --fd N | --port N     MCP by streamable HTTP at /mcp (container port 8051)
 
 `--fd` is an inherited socket, bound and *not yet listening*: the process listens when its start-up is complete, so that
-connections are refused until then. `--port` binds 127.0.0.1 itself. SIGTERM ends both within two seconds. They write what they
+connections are refused until then. `--port` binds 127.0.0.1, or `--host`, itself. SIGTERM ends both within two seconds. They write what they
 log to stderr. A start that fails ends with exit code 3, wrong usage with 64.
 
 Environment of the server, as in Archon's stack files:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 import uvicorn
 from starlette.types import ASGIApp
 
+from ..state import HOST
+
 WRONG_USAGE = 64
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -46,8 +48,9 @@ def run(
     """The command line of a server: its socket, its environment and its log; then its work, whose exit code is returned."""
     parser = _Arguments(prog=f"python -m {program}", description=f"See the package {program.rpartition('.')[0]}.")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--port", type=int, help="loopback port")
+    where.add_argument("--port", type=int, help="port to listen at")
     where.add_argument("--fd", type=int, help="inherited socket, bound and not yet listening")
+    parser.add_argument("--host", default=HOST, help="address of --port (default: %(default)s)")
     options = parser.parse_args(arguments)
     if missing := [name for name in required if not os.environ.get(name)]:
         parser.error(f"the environment has no {', '.join(missing)}")
@@ -58,13 +61,13 @@ def run(
     # Archon's own lines count; those of its libraries would repeat every request.
     for name in ("httpx", "httpcore", "uvicorn", "mcp", "asyncio", "python_multipart"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return asyncio.run(work(_listener(options.port, options.fd)))
+    return asyncio.run(work(_listener(options.host, options.port, options.fd)))
 
 
-def _listener(port: int | None, fd: int | None) -> socket.socket:
+def _listener(host: str, port: int | None, fd: int | None) -> socket.socket:
     if fd is not None:
         return socket.socket(fileno=fd)
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("127.0.0.1", port or 0))
+    made.bind((host, port or 0))
     return made
