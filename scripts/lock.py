@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("uv", "runtime", "lab", "dev", "peer")  # in the order in which they constrain each other
+LAYERS = ("uv", "runtime", "lab", "dev", "collections", "peer")  # in the order in which they constrain each other
 
 
 def main() -> int:

@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 VENV = ROOT / ".venv"
 STAMP = VENV / "archon-align.json"
+COLLECTIONS = CACHE / "collections"
+# What the container scenarios need of the package `ansible`, in which Galaxy's collections come by way of PyPI.
+COLLECTION = "containers/podman"
 LAYERS = ("runtime", "lab", "dev")
 COMPILED = ("module_utils", "library", "lab")
 # Newest first would meet interpreters that some wheels do not know yet.
@@ -186,6 +189,33 @@ def set_up(wanted: set[str]) -> None:
     say("done")
 
 
+def set_up_collection(python: Path) -> None:
+    """The one collection that lint and the scenarios need, where ansible.cfg looks for it."""
+    requirement = ROOT / "requirements" / "collections.txt"
+    stamp = COLLECTIONS / "archon-align.txt"
+    wanted = hashlib.sha256(requirement.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    say(f"installing the collection {COLLECTION.replace('/', '.')} from the PyPI package ansible")
+    partial = CACHE / f"collections-partial-{os.getpid()}"
+    command = [uv(), "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", str(python)]
+    result = run([*command, "--target", str(partial), "-r", str(requirement)])
+    if result.returncode:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise SetupFailed(
+            "The collection could not be installed.",
+            "a package index that uv reaches, holding the locked version of ansible",
+            tail(result),
+            "Check the network, proxy and index settings of uv (UV_INDEX_URL, uv.toml) and run again.",
+        )
+    shutil.rmtree(COLLECTIONS, ignore_errors=True)
+    place = COLLECTIONS / "ansible_collections" / COLLECTION
+    place.parent.mkdir(parents=True)
+    (partial / "ansible_collections" / COLLECTION).rename(place)
+    shutil.rmtree(partial)
+    stamp.write_text(wanted)
+
+
 def compile_tree() -> None:
     """Python keeps what it has compiled, unless PYTHONDONTWRITEBYTECODE forbids it; then every task would compile the core anew.
 
@@ -201,6 +231,8 @@ def main() -> int:
         return 64
     try:
         set_up(wanted)
+        if "dev" in wanted:
+            set_up_collection(VENV / "bin" / "python")
         compile_tree()
     except SetupFailed as error:
         print(f"setup: {error}", file=sys.stderr)
