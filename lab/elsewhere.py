@@ -1,39 +1,65 @@
-"""python -m lab.elsewhere {dev,prod}: the lab's start state on a PostgreSQL server that is not the lab's own.
+"""python -m lab.elsewhere: the lab's worlds on servers that are not the lab's own, such as a scenario's containers.
 
-The server is named by libpq's environment (PGHOST, PGPORT, PGUSER of a superuser, PGPASSFILE), the roles' password is in the file
-that --password-file names. With it a scenario on containers begins with the same worlds as the embedded lab.
+    python -m lab.elsewhere build {dev,prod} --embedding-base-url URL --password-file FILE
+    python -m lab.elsewhere keys FILE
+
+`build` makes the start state on the PostgreSQL server that libpq's environment names (PGHOST, PGPORT, PGUSER of a superuser,
+PGPASSFILE); the roles' password is in a file. `keys` writes the environment of an Archon with keys of its own, unless it is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import psycopg
 
 from . import databases
+from .archon import keys
 from .databases import DATABASE, STANDARD, VARIANTS
 from .world import WORLDS
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Roles, database and rows; an existing database is replaced once the new one is complete. 1 when the server refuses."""
-    parser = argparse.ArgumentParser(prog="python -m lab.elsewhere", description=__doc__)
-    parser.add_argument("world", choices=WORLDS)
-    parser.add_argument("--embedding-base-url", required=True, help="as the settings of a healthy Archon name it")
-    parser.add_argument("--password-file", type=Path, required=True, help="file with the password of the lab's roles")
-    parser.add_argument("--database", default=DATABASE, help="its name (default: %(default)s)")
-    parser.add_argument(
-        "--variant", choices=VARIANTS, default=STANDARD, help="what PROD is like (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
+def _build(options: argparse.Namespace) -> None:
     superuser = "dbname=postgres connect_timeout=30"
+    databases.ensure_roles(superuser, options.password_file.read_text().strip())
+    databases.rebuild(superuser, options.world, options.embedding_base_url, options.variant, options.database)
+
+
+def _keys(options: argparse.Namespace) -> None:
+    secret = keys.new_secret()
+    lines = f"SUPABASE_JWT_SECRET={secret}\nSUPABASE_SERVICE_KEY={keys.service_key(secret)}\n"
     try:
-        databases.ensure_roles(superuser, options.password_file.read_text().strip())
-        databases.rebuild(superuser, options.world, options.embedding_base_url, options.variant, options.database)
+        descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 1 when a server or a file refuses."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.elsewhere", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    build = commands.add_parser("build", help="roles, database and rows; an existing database is replaced at the end")
+    build.add_argument("world", choices=WORLDS)
+    build.add_argument("--embedding-base-url", required=True, help="as the settings of a healthy Archon name it")
+    build.add_argument("--password-file", type=Path, required=True, help="file with the password of the lab's roles")
+    build.add_argument("--database", default=DATABASE, help="its name (default: %(default)s)")
+    build.add_argument("--variant", choices=VARIANTS, default=STANDARD, help="what PROD is like (default: %(default)s)")
+    build.set_defaults(work=_build)
+    made = commands.add_parser("keys", help="the secret and the service key of one Archon, as environment")
+    made.add_argument("file", type=Path)
+    made.set_defaults(work=_keys)
+    options = parser.parse_args(arguments)
+    try:
+        options.work(options)
     except (OSError, psycopg.Error) as error:
-        sys.stderr.write(f"{options.world} could not be built: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return 1
     return 0
 
