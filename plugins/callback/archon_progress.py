@@ -25,7 +25,7 @@ description:
   - Follows the C(events.jsonl) that the run's keeper writes, from the moment M(archon_run) has started the run, and shows what
     each phase says of itself, such as C(embeddings  45,120/93,000 rows, 812 rows/s, 59 s left, 2 of 3 endpoints).
   - On a terminal that is one line, rewritten in place; whatever else is printed comes below it. Elsewhere, and while several
-    runs are at work, it is a line for each phase at most every two seconds. Neither uses colours.
+    runs are at work, it is a line for each phase at most every two seconds, with the PROD's name if there are several. Neither uses colours.
   - Warns at once when the run lock on PROD is lost.
 requirements:
   - enable it as C(callbacks_enabled = archon_progress) in ansible.cfg
@@ -126,6 +126,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         super().__init__(*args, **kwargs)
         self._over = threading.Event()
         self._tails: dict[str, Tail] = {}
+        self._hosts: dict[str, str] = {}
+        self._ended: set[str] = set()
         self._thread: threading.Thread | None = None
         self._waiting: dict[tuple[str, str], str] = {}
         self._shown_at: dict[tuple[str, str], float] = {}
@@ -140,6 +142,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         folder = found.get("artifacts_dir")
         if not isinstance(folder, str) or folder in self._tails:
             return
+        self._hosts[folder] = result.host.get_name()
         # A new dictionary, because the thread may be going through the old one.
         self._tails = {**self._tails, folder: Tail(Path(folder) / EVENTS_FILE)}
         if self._thread is None:
@@ -170,6 +173,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             while True:
                 last_look = self._over.wait(POLL_SECONDS)
                 for run, tail in self._tails.items():
+                    if run in self._ended:
+                        continue
                     for event in tail.events():
                         self._take(run, event)
                 if last_look:
@@ -182,6 +187,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         kind = event.get("kind")
         if kind == "progress" and str(event.get("at")) >= self._task_began:
             self._waiting[run, str(event.get("phase"))] = str(event.get("text"))
+        elif kind == "run_ended":
+            self._ended.add(run)  # a fleet has many that ended long ago
         elif kind == "lock_lost":
             self._display.warning(
                 f"archon-align: the run lock on PROD was lost ({event.get('reason')}); nothing is written without it."
@@ -199,7 +206,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         for key, text in list(self._waiting.items()):
             if now - self._shown_at.get(key, 0.0) >= QUIET_SECONDS:
                 run, phase = key
-                self._display.display(_line(phase, text) + (f" ({Path(run).name})" if len(self._tails) > 1 else ""))
+                self._display.display(_line(phase, text) + (f" ({self._hosts[run]})" if len(self._tails) > 1 else ""))
                 self._shown_at[key] = now
                 self._waiting.pop(key, None)
         # Where it is no terminal Python keeps what is written until there is more of it.

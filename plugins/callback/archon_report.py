@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = r"""
@@ -30,6 +31,8 @@ description:
     writes C(report.json) and C(report.md) to the run's artifacts folder. Neither C(rescue) nor C(always) runs for an
     unreachable host, so this cannot be left to tasks.
   - Prints a summary of at most 24 lines for each run as the last thing on the screen.
+  - Of a fleet (a play with the variable C(archon_fleet)) it prints one summary of all PRODs, and writes it to C(fleet.json) and
+    C(fleet.md), anew after each wave. A PROD's report is written when its wave is over, and its keeper then ended.
   - Does the same when the playbook is interrupted (Ctrl-C, SIGTERM), and says how to continue. A second Ctrl-C within the
     seconds that this takes is ignored.
   - Prints nothing when no run was begun. A run that is killed has no summary; the next run repairs what it left.
@@ -39,6 +42,7 @@ requirements:
 """
 
 PREFIX = "archon_"
+WORKERS = "embeddings_workers_results"
 CORE = Path(__file__).resolve().parents[2] / "module_utils"
 # How long an interrupted playbook may take to end before another signal ends it at once.
 GRACE_SECONDS = 3.0
@@ -55,6 +59,7 @@ class Known:
     started_at: str = ""
     results: list[dict[str, Any]] = field(default_factory=list)
     reported: bool = False
+    keeper: int | None = None
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no type information
@@ -74,6 +79,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         self._ansibles: Any = None
         self._interrupted: tuple[int, float] | None = None
         self._modules: list[Any] = []
+        self._fleet: Any = None
 
     def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
         if self._ansibles is None:
@@ -82,17 +88,26 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
                 signal.signal(number, self._interrupt)
             atexit.register(self._leave)
 
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        if play.get_vars().get("archon_fleet"):
+            self._guarded(self._begin_fleet, play)
+        # Each wave is met as a play of its own, and so is what comes after the last.
+        self._guarded(self._close_wave)
+
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         self._begun[host.get_name(), task._uuid] = time.monotonic()
+        self._worked(host.get_name(), begins=True)
         self._at_work[host.get_name(), task._uuid] = task
 
     def v2_runner_on_ok(self, result: Any) -> None:
         self._ended(result)
+        self._guarded(self._mark, result)
         self._guarded(self._collect, result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         self._ended(result)
         if not ignore_errors:
+            self._guarded(self._mark_stopped, result)
             self._guarded(self._collect, result, "failed")
 
     def v2_runner_on_skipped(self, result: Any) -> None:
@@ -100,13 +115,68 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._ended(result)
+        if not result.task.ignore_unreachable:
+            self._guarded(self._mark_stopped, result)
         if not result.task.ignore_unreachable or _is_worker(result):
             self._guarded(self._collect, result, "unreachable")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 - Ansible passes it by name
+        self._guarded(self._close_wave)
         for known in self._runs.values():
             self._guarded(self._tell, known)
         self._runs = {}
+        self._guarded(self._tell_fleet)
+
+    def _begin_fleet(self, play: Any) -> None:
+        if self._fleet is not None:
+            return
+        _load_core()
+        from archon_align.report.fleet_log import FleetLog
+
+        # The inventory is restricted to the wave at hand; --limit stays.
+        hosts = play.get_variable_manager()._inventory.get_hosts(play.hosts, ignore_restrictions=True)
+        self._fleet = FleetLog([host.get_name() for host in hosts], check=bool(context.CLIARGS.get("check")))
+
+    def _mark(self, result: Any) -> None:
+        """What playbooks/fleet.yml says of a PROD by its facts."""
+        facts = result.result.get("ansible_facts")
+        name = result.host.get_name()
+        if self._fleet is None or not facts or name not in self._fleet:
+            return
+        if "archon_fleet_wave" in facts:
+            self._fleet.started(name, int(facts["archon_fleet_wave"]))
+        if facts.get("archon_fleet_ended"):
+            self._fleet.ended_because = str(facts["archon_fleet_ended"])
+        if facts.get("archon_fleet_passed"):
+            self._fleet.passed(name)
+
+    def _mark_stopped(self, result: Any) -> None:
+        if self._fleet is not None and result.host.get_name() in self._fleet:
+            self._fleet.stopped(result.host.get_name())
+
+    def _worked(self, name: str, *, begins: bool) -> None:
+        if self._fleet is not None and name in self._fleet:
+            self._fleet.worked(name, time.monotonic(), begins=begins)
+
+    def _close_wave(self) -> None:
+        """Its PRODs are through: their reports are written, what they told is forgotten, and their keepers need not stay."""
+        if self._fleet is None:
+            return
+        for known in self._runs.values():
+            self._guarded(self._tell, known)
+            if known.keeper is not None:
+                self._guarded(_end_keeper, known.keeper)
+        self._runs = {}
+        self._fleet.close_wave()
+        self._fleet.save()
+
+    def _tell_fleet(self) -> None:
+        if self._fleet is None:
+            return
+        from archon_align.report import fleet
+
+        path, summary = self._fleet.save() or (None, self._fleet.summary())
+        self._display.display("\n" + fleet.terminal(summary, path or "no file: no run has begun"))
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-C or SIGTERM: have Ansible interrupt its workers and end, which for SIGTERM alone it would do without a word."""
@@ -144,6 +214,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         with suppress(OSError):
             for known in self._runs.values():
                 self._guarded(self._tell_interrupted, known, *self._interrupted)
+            self._guarded(self._tell_fleet)
             sys.stdout.flush()
         # Python puts back the default while it ends; all there is to say has been said, and shall not look like a crash now.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -154,6 +225,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def _ended(self, result: Any) -> None:
         self._at_work.pop((result.host.get_name(), result.task._uuid), None)
+        self._worked(result.host.get_name(), begins=False)
 
     def _guarded(self, work: Any, *args: Any) -> None:
         """Reporting must never break a run, so every error here ends as a warning."""
@@ -166,12 +238,27 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         found = json.loads(json.dumps(result.result, default=str))
         known = self._run(result.host.get_name(), found)
         if known is None:
+            if trouble and self._fleet is not None:
+                self._stopped(result, found)
             return
+        known.keeper = found.get("keeper_pid", known.keeper)
+        known.results += _of_workers(found)
         if "report" in found and "phase" not in found and not trouble:
             known.reported = True
         elif trouble or "phase" in found:
             known.reported = False
             known.results.append(self._phase_result(result, found, trouble))
+
+    def _stopped(self, result: Any, found: dict[str, Any]) -> None:
+        """A PROD of a fleet whose run did not begin has no report of its own."""
+        from archon_align.report import assemble
+
+        name = result.host.get_name()
+        root = ((found.get("invocation") or {}).get("module_args") or {}).get("artifacts_root")
+        self._fleet.root = self._fleet.root or (Path(root) if root else None)
+        if name in self._fleet and name not in self._run_of_host:
+            told = {"phase": result.task.get_name(), "failed": True, **found}
+            self._fleet.stopped_by(name, assemble.error_of(told) or {})
 
     def _run(self, host: str, found: dict[str, Any]) -> Known | None:
         """The run a result belongs to: the one it names, or its host's."""
@@ -181,9 +268,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             known = self._runs.setdefault(run_id, Known(run_id, Path(artifacts)))
             known.started_at = known.started_at or str(found.get("started_at") or "")
             self._run_of_host[host] = run_id
+            if self._fleet is not None:
+                self._fleet.root = known.artifacts.parent
             return known
         if host in self._run_of_host:
-            return self._runs[self._run_of_host[host]]
+            return self._runs.get(self._run_of_host[host])
+        if self._fleet is not None:
+            return None
         # A host that only helps (an embedding worker) is met without having begun a run of its own.
         return next(iter(self._runs.values())) if len(self._runs) == 1 else None
 
@@ -204,6 +295,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         found = {}
         for key, task in self._at_work.items():
+            if self._run_of_host.get(key[0], known.run_id) != known.run_id:
+                continue  # another PROD's
             action = str(task.action).rpartition(".")[2]
             module = action.removeprefix(PREFIX) if action.startswith(PREFIX) else ""
             # Several workers of one rebuild are told of together.
@@ -237,7 +330,19 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             self._guarded(reports.write, run, report)
         else:
             return
-        self._display.display("\n" + reports.summary(report, run.artifacts))
+        if self._fleet is None:
+            self._display.display("\n" + reports.summary(report, run.artifacts))
+            return
+        for host, run_id in self._run_of_host.items():
+            if run_id == known.run_id and host in self._fleet:
+                self._fleet.reported(host, known.artifacts, report)
+
+
+def _of_workers(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """In a fleet PROD's own play gathers what its workers did (roles/embeddings/tasks/workers.yml), as facts of a loop."""
+    gathered = [one.get("ansible_facts") or {} for one in found.get("results") or () if isinstance(one, dict)]
+    told = next((facts[WORKERS] for facts in reversed(gathered) if WORKERS in facts), [])
+    return [one for one in told if isinstance(one, dict)]
 
 
 def _is_worker(result: Any) -> bool:
@@ -250,6 +355,16 @@ def _load_core() -> None:
     if str(CORE) not in sys.path:
         sys.path.append(str(CORE))
         importlib.import_module("archon_align.report")
+
+
+def _end_keeper(pid: int) -> None:
+    """Have a run's keeper release the lock; it would do so when the playbook ends, which in a fleet may be hours from now."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if "archon_align.keeper" in process.cmdline():
+            process.terminate()
 
 
 def _is_alive(process: Any) -> bool:

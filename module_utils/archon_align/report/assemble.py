@@ -63,11 +63,11 @@ def _phase(results: Sequence[Result]) -> dict[str, Any]:
         "changed": any(bool(result.get("changed")) for result in results),
         "statements": sum(len(result.get("statements") or ()) for result in results),
         "findings": _distinct(finding for result in results for finding in result.get("findings") or ()),
-        "error": next((_error(result) for result in results if _error(result)), None),
+        "error": next((error_of(result) for result in results if error_of(result)), None),
     }
 
 
-def _error(result: Result) -> dict[str, str] | None:
+def error_of(result: Result) -> dict[str, str] | None:
     """The five parts of a failed result; what was not raised by the core keeps its message at least."""
     if result.get("error"):
         return {key: str(value) for key, value in result["error"].items()}
