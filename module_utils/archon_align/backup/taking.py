@@ -22,11 +22,12 @@ from ..database.target import Table
 from ..database.tries import pause
 from ..errors import AlignError
 from ..preservation.fingerprint import Fingerprint, fingerprint
-from . import lines, space
+from . import bookkeeping, lines, space
 from .critical import Critical, critical
 from .dump import Form, dumping, form_for, require_success
 from .inventory import Inventory, inventory
 from .leftovers import STAGING, mark
+from .loading import client
 from .outside import Outside, outside
 from .prediction import Prediction, predict
 from .proof import Proof, Setting
@@ -37,6 +38,7 @@ from .survey import Survey, lock_for_reading, survey
 from .tools import Tool, find_tool, require_not_older, with_tls
 
 FOLDER = "backup"
+_KEEPS_BOOKS = "SELECT EXISTS (SELECT FROM pg_attribute, unnest(attoptions) o WHERE o LIKE %(option)s)"
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -236,6 +238,8 @@ def _dump(
         # Asking now and then also keeps the server from ending this idle transaction, and the snapshot with it.
         ended = running.wait(lambda: session.progress(size(_written(path))))
     require_success(ended, f"{context.prod.name} {planned.survey.database.where}", folder.parent)
+    if session.value(_KEEPS_BOOKS, {"option": f"{bookkeeping.OPTION}=%"}):
+        bookkeeping.take_out(path, client(options.pg_dump, "pg_restore"), options.timeout)
     return Dumped(planned, path, time.monotonic() - started, proof, scratch.work(proof.fill))
 
 

@@ -130,7 +130,9 @@ SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text 
        a.attgenerated::text AS generated, a.attidentity::text AS identity, a.attinhcount > 0 AS inherited,
        CASE WHEN a.attcollation <> t.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
        CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text ELSE '' END AS storage, coalesce(t.typstorage::text, '') AS type_storage,
-       a.attcompression::text AS compression, coalesce(a.attstattarget, -1)::int AS statistics, coalesce(a.attoptions, '{}')::text[] AS options
+       a.attcompression::text AS compression, coalesce(a.attstattarget, -1)::int AS statistics,
+       -- What newer servers note there for themselves (pg_attver) is no option that anybody set.
+       array(SELECT o FROM unnest(a.attoptions) o WHERE o !~ '^pg_attver=')::text[] AS options
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
