@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -12,15 +14,25 @@ from tests.support.world import World
 FIVE_PARTS = ("object:", "expected:", "found:", "remedy:")
 
 
+@pytest.fixture(scope="module")
+def before(world: World) -> dict[str, Any]:
+    """Both databases as they are before the first test, and after each."""
+    return world.photograph()
+
+
+@pytest.fixture(autouse=True)
+def _unchanged(world: World, before: dict[str, Any]) -> Iterator[None]:
+    yield
+    assert world.photograph() == before
+
+
 def refused(world: World, *arguments: str, says: str) -> None:
-    before = world.photograph()
     result = world.play(*arguments)
     assert result.returncode != 0
     assert re.search(says, result.stdout + result.stderr), result.stdout + result.stderr
     for part in FIVE_PARTS:
         assert part in result.stdout + result.stderr, part
     assert "Traceback" not in result.stdout + result.stderr
-    assert world.photograph() == before
     world.wait_until_tidy()
 
 

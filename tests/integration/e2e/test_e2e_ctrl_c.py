@@ -1,4 +1,4 @@
-"""Ctrl-C on a terminal in the middle of a rebuild whose service hangs, and SIGTERM in the schema phase."""
+"""SIGTERM in the schema phase, and Ctrl-C on a terminal in the middle of a rebuild whose service hangs."""
 
 from __future__ import annotations
 
@@ -73,48 +73,11 @@ class Terminal:
         return time.monotonic() - began, self.shown[before:].replace("\r\n", "\n")
 
 
-@pytest.fixture
-def faults(broken_world: Callable[[], World]) -> Callable[..., None]:
-    def put(world: World, **values: object) -> None:
-        httpx.put(f"{world.lab.embedding_base_url.removesuffix('/v1')}/_lab/faults", json=values).raise_for_status()
-
-    return put
+def put_faults(world: World, **values: object) -> None:
+    httpx.put(f"{world.lab.embedding_base_url.removesuffix('/v1')}/_lab/faults", json=values).raise_for_status()
 
 
-def test_ctrl_c_thrice_while_the_service_hangs_and_then_continue(
-    broken_world: Callable[[], World], faults: Callable[..., None]
-) -> None:
-    world = broken_world()
-    terminal = Terminal(world, "-e", "embeddings_batch_texts=8")
-    terminal.wait_for("TASK [data")
-    faults(world, latency=1.5)
-    terminal.wait_for("/107 rows", lambda: world.value("prod", "SELECT count(embedding) FROM archon_crawled_pages") > 0)
-    faults(world, hang=True)
-    terminal.read(1.0)
-    seconds, shown = terminal.press_ctrl_c(times=3)
-    assert seconds < HANGS, shown
-    assert terminal.process.returncode == 99, shown
-    assert "Traceback" not in shown
-    assert "Interrupted by Ctrl-C." in shown
-    assert " of 107 rows embedded when they were last counted; all of them are kept" in shown
-    words = " ".join(shown.split())
-    assert "Next: Run the same command again (make align, or ansible-playbook align.yml --tags embeddings)" in words
-    assert shown.rstrip().splitlines()[-1].startswith("Report: ")
-    assert world.report["result"] == "resumable"
-    world.wait_until_tidy()
-    kept = world.value("prod", "SELECT count(embedding) FROM archon_crawled_pages")
-    assert 0 < kept < 93
-    faults(world)
-
-    result = world.play("--tags", "embeddings")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert world.report["embeddings"]["rebuilt"] <= 107 - kept
-    assert world.value("prod", "SELECT count(*) FROM archon_crawled_pages WHERE embedding IS NULL") == 0
-    world.wait_until_tidy()
-
-
-def test_sigterm_in_the_schema_phase_leaves_a_report_and_prod_as_it_was(broken_world: Callable[[], World]) -> None:
-    world = broken_world()
+def test_1_sigterm_in_the_schema_phase_leaves_a_report_and_prod_as_it_was(world: World) -> None:
     before = world.photograph()["prod"][0]
     process = world.start()
     assert process.stdout is not None
@@ -135,3 +98,32 @@ def test_sigterm_in_the_schema_phase_leaves_a_report_and_prod_as_it_was(broken_w
     assert world.report["result"] == "failed"
     assert world.report["phases"][-1]["error"]["code"] == "interrupted"
     assert world.photograph()["prod"][0] == before
+
+
+def test_2_ctrl_c_thrice_while_the_service_hangs_and_then_continue(world: World) -> None:
+    terminal = Terminal(world, "-e", "embeddings_batch_texts=8")
+    terminal.wait_for("TASK [data")
+    put_faults(world, latency=1.5)
+    terminal.wait_for("/107 rows", lambda: world.value("prod", "SELECT count(embedding) FROM archon_crawled_pages") > 0)
+    put_faults(world, hang=True)
+    terminal.read(1.0)
+    seconds, shown = terminal.press_ctrl_c(times=3)
+    assert seconds < HANGS, shown
+    assert terminal.process.returncode == 99, shown
+    assert "Traceback" not in shown
+    assert "Interrupted by Ctrl-C." in shown
+    assert " of 107 rows embedded when they were last counted; all of them are kept" in shown
+    words = " ".join(shown.split())
+    assert "Next: Run the same command again (make align, or ansible-playbook align.yml --tags embeddings)" in words
+    assert shown.rstrip().splitlines()[-1].startswith("Report: ")
+    assert world.report["result"] == "resumable"
+    world.wait_until_tidy()
+    kept = world.value("prod", "SELECT count(embedding) FROM archon_crawled_pages")
+    assert 0 < kept < 93
+    put_faults(world)
+
+    result = world.play("--tags", "embeddings")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert world.report["embeddings"]["rebuilt"] <= 107 - kept
+    assert world.value("prod", "SELECT count(*) FROM archon_crawled_pages WHERE embedding IS NULL") == 0
+    world.wait_until_tidy()
