@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("archon.embeddings")
 
 OLLAMA_URL = "http://localhost:11434/v1"
+_CONTAINERS = ipaddress.ip_network("198.18.0.0/15")  # for tests of networks (RFC 2544)
 _DEFAULT_DIMENSIONS = 1536
 _DEFAULT_BATCH = 100
 _DEFAULT_FALLBACK = "openai,ollama,tei,local"
@@ -220,7 +221,8 @@ def _is_here(url: str) -> bool:
         found = socket.getaddrinfo(urlsplit(url).hostname, None)
     except (OSError, ValueError):
         return False
-    return all(ipaddress.ip_address(one[4][0]).is_loopback for one in found)
+    addresses = [ipaddress.ip_address(one[4][0]) for one in found]
+    return all(one.is_loopback or one in _CONTAINERS for one in addresses)
 
 
 def _provider_name(rag: dict[str, str | None]) -> str:
