@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import errors as pg
 
+from ..database.dev_lock import dev_lock
 from ..database.failures import server_error
-from ..database.run_lock import LOCK_KEYS, require_own_lock
+from ..database.run_lock import require_own_lock
 from ..database.session import Session
 from ..database.target import Table
 from ..database.transaction import LockMode, protected_transaction, strongest
 from ..database.tries import pause
-from ..errors import AlignError, LockTimeout
+from ..errors import AlignError
 from ..plan import Statement
 from ..preservation.proof import Proof
 from .find import ROLLBACK, undone_by
@@ -119,7 +121,9 @@ def _undo(session: Session, work: Work, holder: Session, ledger: Ledger | None) 
             return _told(name, work, [plan])
         session.progress(f"{len(plan.statements)} statements")
         try:
-            return _transact(session, work, _together(needed, plan), holder, ledger)
+            # The run lock lives on PROD; on DEV, runs against several PRODs take turns.
+            with nullcontext() if session is holder else dev_lock(session):
+                return _transact(session, work, _together(needed, plan), holder, ledger)
         except _Moved as moved:
             needed = moved.needed
         pause()
@@ -214,7 +218,7 @@ def _transact(session: Session, work: Work, planned: Undo, holder: Session, ledg
 
     def act() -> None:
         if not own:
-            _own_dev(session, holder)
+            require_own_lock(holder)
         # Bodies may speak of what a later statement makes.
         session.execute("SET LOCAL check_function_bodies = off")
         while len(rounds) < _ROUNDS:
@@ -260,19 +264,3 @@ def _covers(planned: Undo, now: Undo) -> bool:
         table in planned.locks and strongest(mode, planned.locks[table]) == planned.locks[table]
         for table, mode in now.locks.items()
     ) and all(planned.carried.get(table) == way for table, way in now.carried.items())
-
-
-def _own_dev(session: Session, holder: Session) -> None:
-    """The run lock lives on PROD; on DEV, runs against several PRODs queue for the moment. Raises LockTimeout, LockLost."""
-    try:
-        session.rows("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", LOCK_KEYS)
-    except pg.LockNotAvailable as error:
-        raise LockTimeout(
-            "Another run holds DEV.",
-            object_name=session.target.name,
-            expected=f"the advisory lock within {session.context.lock_timeout} s",
-            found="held by another session",
-            remedy="Wait until the other run has ended, and run again. Nothing was changed on DEV.",
-            code="lock_timeout",
-        ) from error
-    require_own_lock(holder)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from psycopg import errors as pg
 
 from ..context import Context
-from ..database.run_lock import LOCK_KEYS, require_own_lock
+from ..database.dev_lock import dev_lock
+from ..database.run_lock import require_own_lock
 from ..database.session import Session, open_session
-from ..errors import AlignError, DecisionNeeded, LockTimeout
+from ..errors import AlignError, DecisionNeeded
 from ..findings import Finding
 from ..outcome import PhaseOutcome
 from ..plan import Statement
@@ -168,6 +168,8 @@ def _run(context: Context, options: Options, ledger: Ledger, started: float) -> 
         try:
             require_decided(planned.dev.plan)
             require_decided(planned.prod.plan)
+            if planned.dev.plan.statements:
+                planned = replace(planned, dev=_apply_dev(dev, prod, options, ledger))
             applied = _apply(dev, prod, planned, options, ledger)
         except DecisionNeeded as error:
             outcome = _outcome(planned, planned.prod.plan.comparison, started, applied=False)
@@ -183,38 +185,33 @@ def _run(context: Context, options: Options, ledger: Ledger, started: float) -> 
     return _outcome(planned, after, started, applied=True, proofs=proofs)
 
 
+def _apply_dev(dev: Session, prod: Session, options: Options, ledger: Ledger) -> Made:
+    """Before PROD: should PROD fail, an empty table too many on DEV harms nobody, and the next run goes on from there.
+
+    Returns what was done. Another PROD's run may have done all of it since this one looked.
+    """
+    with dev_lock(dev):
+        model = _read(dev)
+        choices = replace(options.choices(), decisions=Decisions())
+        made = make_plan(dev, desired(model, options), model, protected=protected_keys(dev.context), choices=choices)
+        if made.plan.statements:
+            dev.progress("DEV")
+            apply(
+                dev,
+                made.plan,
+                reread_desired=lambda: made.wanted(desired(_read(dev), options)),
+                before=lambda: require_own_lock(prod),  # the run lock lives on PROD
+                require_lock=False,
+                ledger=ledger,
+            )
+    return made
+
+
 def _apply(dev: Session, prod: Session, planned: Planned, options: Options, ledger: Ledger) -> Applied | None:
-    """DEV first: should PROD fail, an empty table too many on DEV harms nobody, and the next run goes on from there."""
+    def reread() -> Catalog:
+        return planned.prod.wanted(desired(_read(dev), options))
 
-    def own_dev() -> None:
-        # The run lock lives on PROD; on DEV, runs against several PRODs queue here for the moment.
-        try:
-            dev.rows("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", LOCK_KEYS)
-        except pg.LockNotAvailable as error:
-            raise LockTimeout(
-                "Another run holds DEV.",
-                object_name="DEV",
-                expected=f"the advisory lock within {dev.context.lock_timeout} s",
-                found="held by another session",
-                remedy="Wait until the other run has ended, and run again. Nothing was changed.",
-                code="lock_timeout",
-            ) from error
-        require_own_lock(prod)
-
-    def reread(made: Made) -> Catalog:
-        return made.wanted(desired(_read(dev), options))
-
-    on_dev, on_prod = planned.dev.plan, planned.prod.plan
-    if on_dev.statements:
-        dev.progress("DEV")
-        apply(
-            dev,
-            on_dev,
-            reread_desired=lambda: reread(planned.dev),
-            before=own_dev,
-            require_lock=False,
-            ledger=ledger,
-        )
+    on_prod = planned.prod.plan
     if not on_prod.every:
         return None
     prod.progress(f"{len(on_prod.every)} statements")
@@ -226,7 +223,7 @@ def _apply(dev: Session, prod: Session, planned: Planned, options: Options, ledg
     return apply(
         prod,
         on_prod,
-        reread_desired=lambda: reread(planned.prod),
+        reread_desired=reread,
         compiles_there=compiles_on_dev,
         stage_timeout=options.stage_timeout,
         ledger=ledger,

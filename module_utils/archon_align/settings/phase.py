@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors as pg
 
 from ..context import Context
+from ..database.dev_lock import dev_lock
 from ..database.failures import server_error
 from ..database.run_lock import require_own_lock
 from ..database.session import Session, open_session
@@ -62,7 +63,8 @@ def _run(context: Context, options: Options, ledger: Ledger) -> PhaseOutcome:
             for store in (*plan.stores, *dev_plan.stores):
                 _require(store)
             if dev_plan.changes:
-                dev_plan, _ = _apply(dev, _inspect_dev, values, ledger, holder=prod)
+                with dev_lock(dev):
+                    dev_plan, _ = _apply(dev, _inspect_dev, values, ledger, holder=prod)
             if plan.changes:
                 plan, proofs = _apply(prod, _inspect_prod, values, ledger, holder=prod)
         credentials, settings = plan.stores

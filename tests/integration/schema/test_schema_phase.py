@@ -12,7 +12,7 @@ import psycopg
 import psycopg.sql
 import pytest
 from archon_align.database.run_lock import LOCK_KEYS
-from archon_align.database.session import open_session
+from archon_align.database.session import Session, open_session
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError, LockLost, PreservationBroken
 from archon_align.schema import phase
@@ -353,8 +353,30 @@ def test_another_run_at_work_on_dev_is_waited_for_and_then_named(pair: Callable[
     with psycopg.connect(world.dev.dsn) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s, %s)", LOCK_KEYS)
         with pytest.raises(AlignError, match="DEV"):
-            phase.run(replace(world.context(), lock_timeout=0.05), phase.Options())
+            phase.run(replace(world.context(), lock_timeout=0.05, lock_attempts=10), phase.Options())
     assert world.prod.value("public", "SELECT to_regclass('archon_credentials')::text") is None
+
+
+def test_what_another_run_has_made_on_dev_meanwhile_is_not_made_again(
+    pair: Callable[[str, str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two PRODs with one DEV: both have planned what DEV lacks, and one of them is first."""
+    world = pair("", "")
+    plans = phase._planned
+
+    def overtaken(dev: Session, prod: Session, options: phase.Options) -> phase.Planned:
+        planned = plans(dev, prod, options)
+        assert planned.dev.plan.statements
+        with psycopg.connect(world.dev.dsn, autocommit=True) as other:
+            for statement in planned.dev.plan.statements:
+                other.execute(statement.sql.encode())
+        return planned
+
+    monkeypatch.setattr(phase, "_planned", overtaken)
+    outcome = phase.run(world.context(), phase.Options())
+    assert (outcome.status, outcome.details["schema"]["dev_statements"]) == ("changed", [])
+    for side in (world.dev, world.prod):
+        assert side.value("public", "SELECT to_regclass('archon_credentials')::text") == "archon_credentials"
 
 
 def test_users_at_work_are_neither_blocked_for_long_nor_lose_anything(make_world: Callable[..., World]) -> None:
