@@ -17,7 +17,7 @@ PLAY := $(BIN)/ansible-playbook -i $(INVENTORY)
 NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev align check restore-points rollback lab-up lab-down lab-reset lab-status lint test torture bench bench-embeddings bench-schema requirements clean
+.PHONY: help setup setup-dev align check fleet restore-points rollback lab-up lab-down lab-reset lab-status lint test torture bench bench-embeddings bench-schema bench-fleet requirements clean
 
 help: ## Print this list
 	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
@@ -37,6 +37,9 @@ align: $(NEED_LAB) ## Align PROD with DEV (on the lab unless INVENTORY says othe
 
 check: $(NEED_LAB) ## Predict what align would do; writes nothing to any database
 	@$(PLAY) align.yml --check --diff $(ARGS)
+
+fleet: $(NEED_LAB) ## Take every PROD of the inventory through all phases, in waves; CHECK=1 predicts (docs/fleet.md)
+	@$(PLAY) playbooks/fleet.yml $(if $(CHECK),--check) $(ARGS)
 
 restore-points: setup ## List what can be undone: every run's restore points and backups, newest last
 	@PYTHONPATH=module_utils $(BIN)/python -P -m archon_align.rollback list --artifacts '$(ARTIFACTS)'
@@ -77,6 +80,9 @@ bench-embeddings: setup-dev ## Measure the rebuild: share of capacity, memory, w
 
 bench-schema: setup-dev ## Measure the schema comparison beside migradiff, up to 5,000 tables
 	@$(BIN)/python tests/bench/bench_schema.py $(ARGS)
+
+bench-fleet: setup-dev ## Measure 1, 2, 4 and 8 PRODs side by side, and what the controller spends on each
+	@$(BIN)/python -m tests.bench.bench_fleet $(ARGS)
 
 requirements: setup-dev ## Compile the locked and hashed requirement files anew
 	@$(BIN)/python scripts/lock.py

@@ -27,11 +27,12 @@ _BUILT = {HEALTHY: ("dev", "standard"), BROKEN: ("prod", "standard"), HOPELESS: 
 
 @dataclass
 class Fleet:
-    """PRODs by inventory name, each a database of its own."""
+    """PRODs by inventory name, each a database of its own; `number` is the first database's, where there are two fleets."""
 
     lab: Lab
     folder: Path
     artifacts: Path
+    number: int = 0
     databases: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -49,7 +50,7 @@ class Fleet:
     def build(self, prods: Mapping[str, str]) -> None:
         """Make the PRODs' databases anew."""
         for name, state in prods.items():
-            self.databases.setdefault(name, f"fleet_{len(self.databases)}")
+            self.databases.setdefault(name, f"fleet_{self.number + len(self.databases)}")
             world, variant = _BUILT[state]
             url = self.lab.embedding_base_url
             databases.rebuild(self.superuser, world, url, variant, self.databases[name])
@@ -119,11 +120,18 @@ class Fleet:
         return json.loads((self.artifacts / "latest-fleet" / "fleet.json").read_text())
 
     def value(self, name: str, query: str) -> Any:
-        with psycopg.connect(self.dsn(name), autocommit=True) as connection:
-            row = connection.execute(query.encode()).fetchone()
-            return row[0] if row else None
+        return _value(self.dsn(name), query)
+
+    def dev(self, query: str) -> Any:
+        return _value(self.lab.dsn("dev"), query)
 
     def remove(self) -> None:
         with psycopg.connect(self.superuser, autocommit=True) as admin:
             for name in self.databases.values():
                 admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _value(dsn: str, query: str) -> Any:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        return row[0] if row else None

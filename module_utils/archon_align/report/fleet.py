@@ -152,7 +152,8 @@ def terminal(summary: Mapping[str, Any], path: Path) -> str:
     told, left_out = _ordered(summary)
     width = max((len(prod["name"]) for prod in told), default=4)
     width = min(max(width, 4), 40)
-    lines = [f"archon-align {summary['fleet_id']}: {headline(summary)} ({duration(summary):.0f} s)", ""]
+    top = f"archon-align {summary['fleet_id']}: {headline(summary)} ({duration(summary):.0f} s)"
+    lines = [*textwrap.wrap(top, COLUMNS, subsequent_indent="  "), ""]
     lines.append(f"  {'PROD':<{width}}  {'result':<15}  {'seconds':>8}  {'rows proved':>11}  {'rebuilt':>9}")
     for prod in told:
         name = textwrap.shorten(prod["name"], width, placeholder="…") if len(prod["name"]) > width else prod["name"]
