@@ -9,6 +9,8 @@ SEED ?=
 POINT ?=
 CHECK ?=
 ARTIFACTS ?= artifacts
+SCENARIO ?=
+SCENARIOS_IN_TEST := default faults
 BIN := .venv/bin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 LAB := $(BIN)/python -m lab
@@ -17,7 +19,7 @@ PLAY := $(BIN)/ansible-playbook -i $(INVENTORY)
 NEED_LAB := $(if $(filter inventory/lab inventory/lab/,$(INVENTORY)),lab-up,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev align check fleet restore-points rollback lab-up lab-down lab-reset lab-status lint test torture bench bench-embeddings bench-schema bench-fleet requirements clean
+.PHONY: help setup setup-dev align check fleet restore-points rollback lab-up lab-down lab-reset lab-status lint test molecule molecule-setup torture bench bench-embeddings bench-schema bench-fleet requirements clean
 
 help: ## Print this list
 	@echo "archon-align: bring a production Archon database into line with development, and prove that nothing was lost."
@@ -62,8 +64,15 @@ lab-status: setup ## Show what runs, with the connection URIs
 lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/lint.py
 
-test: lint ## Lint, unit and integration tests
+test: lint ## Lint, unit and integration tests, and the scenarios default and faults where containers can run
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/integration/e2e tests $(ARGS)  # the longest first
+	@$(BIN)/python scripts/scenarios.py run --optional $(SCENARIOS_IN_TEST)
+
+molecule: molecule-setup ## Run the scenarios on containers: all, or SCENARIO='ssh rollback' (root; docs/scenarios.md)
+	@$(BIN)/python scripts/scenarios.py run $(SCENARIO)
+
+molecule-setup: setup-dev ## Install what containers need with the distribution's package manager: podman, runc, mmdebstrap (root)
+	@$(BIN)/python scripts/scenarios.py system
 
 torture: setup-dev ## Run alignments under fire, N=50 times: kills, crashes, full disks, users at work; SEED=… repeats one
 	@$(BIN)/python -m tests.torture --runs $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
