@@ -1,4 +1,4 @@
-"""Four rounds of `make torture`: a run with a fault in it, a plain one, a check, and the oracle's judgement of every row."""
+"""Two rounds of `make torture`: a run with a fault in it, a plain one, a check, and the oracle's judgement of every row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.torture.scene import Site
 from tests.torture.strikes import STRIKES
 from tests.torture.users import Ledger, Write
 
-# Neighbouring seeds go through the kinds of faults in the order of their list.
+# A killed playbook whose successor meets vectors that are none, and a server that is stopped in a transaction. Neighbouring seeds
+# go through the kinds of faults in the order of their list: `make torture` plays them all.
 FIRST_SEED = 60
 TASK = "SELECT id::text FROM archon_tasks ORDER BY id LIMIT 1"
 
@@ -108,10 +109,10 @@ def test_the_oracle_sees_that_nothing_is_aligned(site: Site) -> None:
     assert any(complaint.startswith("setting EMBEDDING_MODEL") for complaint in complaints)
 
 
-@pytest.mark.timeout(6000)  # four rounds of three runs each, on whatever the other tests leave of the machine
-def test_four_rounds_are_survived(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(6000)  # two rounds of three runs each, on whatever the other tests leave of the machine
+def test_two_rounds_are_survived(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.torture.round.BOUND", 120.0)  # how long users wait says something of the machine too
-    code = main(["--runs", "4", "--seed", str(FIRST_SEED)])
+    code = main(["--runs", "2", "--seed", str(FIRST_SEED)])
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert printed.count(": survived") == 4
+    assert printed.count(": survived") == 2
