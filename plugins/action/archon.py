@@ -4,10 +4,14 @@
 To ship a module, Ansible packs the whole core anew for each task, and the Python at the other end compiles it anew, which takes
 longer than most of the modules run. Where the other end is this very Python on this machine, the
 files are already there, compiled.
+
+Where PROD's host is another machine (docs/hosts.md), what belongs to the controller runs on the controller all the same, and a
+module on the host gets a folder there instead of the run's, whose files are carried to and fro (plugins/archon_carrying.py).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -20,6 +24,11 @@ from ansible.plugins.action.normal import ActionModule as NormalAction
 
 CORE = Path(__file__).resolve().parents[2] / "module_utils"
 PROFILE = "legacy"
+# A backup on the database's own host is none, keys do not leave the controller, and users come from outside.
+OF_THE_CONTROLLER = {
+    f"archon_{name}"
+    for name in ("backup", "functional", "preflight", "report", "restore", "rollback", "run", "services")
+}
 # What the AnsiballZ wrapper does once it has unpacked a module. The arguments stay off the command line, as they do there.
 _PROGRAM = """\
 import ansible.module_utils, ansible.modules, sys
@@ -33,6 +42,37 @@ _loader.run_module(json_params={params!r}, profile={profile!r}, module_fqn={name
 
 class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no type information
     """Ansible's own action, but for how a module gets to where it runs. Rests on internals of the ansible-core that is pinned."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables = dict(task_vars or {})
+        name, arguments = self._task.action.rpartition(".")[2], self._task.args
+        if not self._is_elsewhere():
+            if name == "archon_spool":
+                return {"changed": False, "collected": []}
+            return dict(super().run(tmp, variables))
+        if name in OF_THE_CONTROLLER:
+            return dict(super().run(tmp, self._come_home(variables)))
+        if name == "archon_spool":
+            return dict(_carrying().collect(self, variables))
+        # A worker's folder on its host is its own (roles/embeddings/tasks/worker.yml).
+        if not arguments.get("artifacts_dir") or arguments.get("worker"):
+            return dict(super().run(tmp, variables))
+        return dict(_carrying().run(self, name, variables, super().run))
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the task runs on another machine, or as another user, who cannot write to the run's folder."""
+        return self._connection.transport != "local" or self._connection.become is not None
+
+    def _come_home(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Have the task run on this machine, as this user; the variables with which it does."""
+        self._connection = self._shared_loader_obj.connection_loader.get("ansible.builtin.local", self._play_context)
+        self._connection.set_options(var_options={})
+        own = {"ansible_python_interpreter": sys.executable}
+        host = self._task.delegate_to
+        if host:
+            delegated = task_vars["ansible_delegated_vars"]
+            return task_vars | {"ansible_delegated_vars": delegated | {host: delegated[host] | own}}
+        return task_vars | own
 
     def _configure_module(
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]
@@ -70,3 +110,11 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no t
             and interpreter is not None
             and Path(interpreter) == Path(sys.executable)
         )
+
+
+def _carrying() -> Any:
+    """The neighbour that carries files: loaded only where there are any to carry."""
+    for folder in (CORE, CORE.parent / "plugins"):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    return importlib.import_module("archon_carrying")
