@@ -2,8 +2,8 @@
 
 All on this machine: the controller, one PostgreSQL server with all PRODs, another with DEV, one embedding service. Each PROD begins as the
 plan found it and goes through all six phases. Prints wall seconds, how many times as much was done per second as with one PROD, what part
-of the machine's processors was busy, CPU seconds of the controller (playbook and modules; no servers, no keepers) per PROD, and what a bare
-Python process costs at the same time: on a busy or throttled machine that rises with the others.
+of the machine's processors was busy, CPU seconds of the controller (playbook and modules; no servers, no keepers) per PROD, the playbook's memory at its
+highest, and what a bare Python process costs at the same time: on a busy or throttled machine that rises with the others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -29,24 +31,46 @@ def busy() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
 
 
-def measure(fleet: Fleet, number: int) -> tuple[float, float, float, float]:
-    """Wall seconds, the share of the machine's processors that was busy, the controller's CPU seconds, and the yardstick's."""
+@dataclass(frozen=True)
+class Measured:
+    """Wall seconds, the share of the machine's processors that was busy, the controller's CPU seconds, the yardstick's, and MiB."""
+
+    wall: float
+    share: float
+    cpu: float
+    yardstick: float
+    memory: float
+
+
+def play(fleet: Fleet) -> tuple[int, str, float]:
+    """The playbook's exit code, its words, and the most MiB that its own process had."""
+    process, memory = fleet.start(), 0
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            memory = max(memory, psutil.Process(process.pid).memory_info().rss)
+        time.sleep(0.5)
+    return process.returncode, fleet.output, memory / 2**20
+
+
+def measure(fleet: Fleet, number: int) -> Measured:
     fleet.build({f"prod-{one}": BROKEN for one in range(number)})
     fleet.write_inventory(common={"archon_fleet_waves": [number]})
     _, yardstick = run([PYTHON, "-c", YARDSTICK], dict(os.environ))
     cpu, before, began = cpu_of_children(), busy(), time.monotonic()
-    done = fleet.play()
+    code, words, memory = play(fleet)
     wall = time.monotonic() - began
     share = (busy() - before) / (wall * (psutil.cpu_count() or 1))
-    if done.returncode or fleet.summary["result"] != "passed":
-        sys.exit(f"bench: the fleet of {number} did not pass\n{(done.stdout + done.stderr)[-4000:]}")
-    return wall, share, cpu_of_children() - cpu, yardstick
+    if code or fleet.summary["result"] != "passed":
+        sys.exit(f"bench: the fleet of {number} did not pass\n{words[-4000:]}")
+    return Measured(wall, share, cpu_of_children() - cpu, yardstick, memory)
 
 
 def main() -> None:
     numbers = tuple(int(one) for one in sys.argv[1:]) or NUMBERS
     report(f"{psutil.cpu_count()} processors")
-    report(f"{'PRODs':>5}{'wall s':>9}{'s/PROD':>9}{'speed-up':>10}{'busy':>7}{'CPU s/PROD':>12}{'yardstick s':>13}")
+    report(
+        f"{'PRODs':>5}{'wall s':>9}{'s/PROD':>9}{'speed-up':>10}{'busy':>7}{'CPU s/PROD':>12}{'yardstick s':>13}{'MiB':>6}"
+    )
     with tempfile.TemporaryDirectory(prefix="archon-align-bench-") as folder:
         lab = Lab(Path(folder) / "lab", archon=False)
         lab.up()
@@ -55,12 +79,12 @@ def main() -> None:
             for number in numbers:
                 lab.reset()
                 fleet = Fleet(lab, Path(folder) / "lab", Path(folder) / f"artifacts-{number}")
-                wall, share, cpu, yardstick = measure(fleet, number)
+                one = measure(fleet, number)
                 fleet.remove()
-                first = first or wall / number
+                first = first or one.wall / number
                 report(
-                    f"{number:>5}{wall:>9.1f}{wall / number:>9.1f}{first * number / wall:>10.2f}{share:>7.2f}"
-                    f"{cpu / number:>12.1f}{yardstick:>13.2f}"
+                    f"{number:>5}{one.wall:>9.1f}{one.wall / number:>9.1f}{first * number / one.wall:>10.2f}{one.share:>7.2f}"
+                    f"{one.cpu / number:>12.1f}{one.yardstick:>13.2f}{one.memory:>6.0f}"
                 )
         finally:
             lab.remove()

@@ -104,16 +104,22 @@ class Fleet:
             check=False,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A fleet under way; `output` has its words. A pipe that nobody reads would stop it."""
+        self.inventory.with_name("output").unlink(missing_ok=True)
+        with self.inventory.with_name("output").open("wb") as output:
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=ROOT,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.inventory.with_name("output").read_text()
 
     @property
     def summary(self) -> dict[str, Any]:

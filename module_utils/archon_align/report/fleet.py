@@ -97,7 +97,7 @@ def _entry(member: Member) -> dict[str, Any]:
 
 
 def _dev(members: Sequence[Member]) -> dict[str, Any]:
-    """What was written to the shared DEV, and by which PRODs' runs: once, whichever was first."""
+    """What was written to the shared DEV, and by which PRODs' runs: once, whichever was first. In a check all tell the same."""
     statements: list[str] = []
     keys: list[str] = []
     by: list[str] = []
@@ -110,7 +110,7 @@ def _dev(members: Sequence[Member]) -> dict[str, Any]:
         statements += made
         keys += changed
         by += [member.name] if made or changed else []
-    return {"statements": statements, "changed_keys": keys, "by": by}
+    return {"statements": list(dict.fromkeys(statements)), "changed_keys": list(dict.fromkeys(keys)), "by": by}
 
 
 def write(folder: Path, summary: Mapping[str, Any]) -> Path:
@@ -130,7 +130,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     return ", ".join(said) + (" (check: nothing was changed)" if summary["mode"] == "check" else "")
 
 
-_WORDS = {"failed": "did not", "interrupted": "were interrupted", "not_started": "were not started"}
+_WORDS = {"failed": "did not", "interrupted": "interrupted", "not_started": "not started"}
 
 
 def duration(summary: Mapping[str, Any]) -> float:
@@ -177,8 +177,13 @@ def terminal(summary: Mapping[str, Any], path: Path) -> str:
         )
         lines += textwrap.wrap(words, COLUMNS, max_lines=4, subsequent_indent="  ", placeholder=" …")
     if by := summary["dev"]["by"]:
-        lines += ["", f"  DEV was written to by the run of {', '.join(by[:5])}"]
+        more = " …" if len(by) > 1 else ""
+        lines += ["", f"  DEV {_written(summary)} by the run of {by[0]}{more}"]
     return "\n".join([*lines, "", f"Fleet: {path}"])
+
+
+def _written(summary: Mapping[str, Any]) -> str:
+    return "would be written to" if summary["mode"] == "check" else "was written to"
 
 
 def _word(prod: Mapping[str, Any]) -> str:
@@ -224,7 +229,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     dev = summary["dev"]
     lines += ["", "## DEV", ""]
     if dev["by"]:
-        lines.append(f"Written to by the run of {', '.join(map(_cell, dev['by']))}:")
+        lines.append(f"DEV {_written(summary)} by the run of {', '.join(map(_cell, dev['by']))}:")
         lines += ["", *(f"* `{' '.join(text.split())}`" for text in (*dev["statements"], *dev["changed_keys"]))]
     else:
         lines.append("Nothing was written to it.")

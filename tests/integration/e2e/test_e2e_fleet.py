@@ -80,12 +80,12 @@ def changed(output: str, name: str) -> int:
     return int(recap.split("changed=")[1].split()[0])
 
 
-def kill_worker(fleet: Fleet, name: str, process: subprocess.Popen[str]) -> None:
+def kill_worker(fleet: Fleet, name: str, process: subprocess.Popen[bytes]) -> None:
     """SIGKILL for the worker that is at work on this PROD, when its session is there."""
     deadline = time.monotonic() + 900
     while True:
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0][-8000:]
+        assert process.poll() is None, fleet.output[-8000:]
         with psycopg.connect(fleet.dsn(name), autocommit=True) as connection:
             rows = connection.execute(
                 "SELECT client_port FROM pg_stat_activity WHERE datname = current_database()"
@@ -128,8 +128,8 @@ def test_a_fleet_from_its_prediction_to_a_second_run(
     kill_worker(fleet, "prod-d", process)
     for service in services.values():
         service.set_faults()
-    output, _ = process.communicate(timeout=1200)
-    assert process.returncode == 2, output[-8000:]
+    assert process.wait(timeout=1200) == 2, fleet.output[-8000:]
+    output = fleet.output
     summary = summary_of(fleet)
     found = by_name(summary)
     assert (summary["result"], summary["waves"]) == ("failed", [["canary"], ["PROD b ü", "hopeless", "prod-d"]])
@@ -150,7 +150,7 @@ def test_a_fleet_from_its_prediction_to_a_second_run(
         name: json.loads(Path(one["report"]).with_name("report.json").read_text()) for name, one in found.items()
     }
     # No second PROD began before the canary had passed.
-    assert max(reports["canary"]["finished_at"], *[""]) <= min(
+    assert reports["canary"]["finished_at"] <= min(
         report["started_at"] for name, report in reports.items() if name != "canary"
     )
     lost = [one["object"] for one in reports["prod-d"]["findings"] if one["code"] == "embedding_worker_lost"]
@@ -200,8 +200,7 @@ def test_two_fleets_at_once_share_a_dev_that_both_have_to_complete(fleet: Fleet,
         for one in (fleet, other):
             one.write_inventory(common={"archon_fleet_waves": ["100%"]})
         both = [one.start("--tags", "schema,data") for one in (fleet, other)]
-        ended = [process.communicate(timeout=900)[0] for process in both]
-        assert [process.returncode for process in both] == [2, 0], ended[1][-8000:]
+        assert [process.wait(timeout=900) for process in both] == [2, 0], other.output[-8000:]
         assert {name: one["outcome"] for name, one in by_name(summary_of(fleet)).items()} == {
             "a": "passed",
             "b": "failed",

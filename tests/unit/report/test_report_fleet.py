@@ -74,6 +74,7 @@ def test_each_prod_is_told_with_what_its_report_says() -> None:
     assert (away["report"], away["result"], away["error"]) == (None, None, ERROR)
     told = fleet.terminal(summary, Path("/f/fleet.md"))
     assert "1 of 3 PRODs passed, 2 did not (90 s)" in told
+    assert "DEV was written to by the run of first\n" in told
     assert told.index("bad ") < told.index("first "), "what has to be seen to comes first"
     assert told.endswith("Fleet: /f/fleet.md")
     assert "| bad | 2 | failed | decision_needed | 3.0 | 10 | 5 | `/b/report.md` |" in fleet.markdown(summary)
