@@ -16,7 +16,7 @@ from typing import IO
 
 from psycopg.conninfo import make_conninfo
 
-from ..database.session import Session, parse_dsn
+from ..database.session import KEEPALIVES, Session, parse_dsn
 from ..errors import AlignError
 from .leftovers import SECRET, mark
 
@@ -141,7 +141,8 @@ def credentials(session: Session, application_name: str) -> Iterator[tuple[str, 
     here = {"host": info.host, "port": str(info.port), "dbname": info.dbname, "user": info.user}
     if info.hostaddr and not info.host.startswith("/"):
         here["hostaddr"] = info.hostaddr
-    shown = {key: value for key, value in {**parts, **here}.items() if key not in _SECRET}
+    # A dump waits for what the server sends, which after a cut in the network is nothing.
+    shown = {key: value for key, value in {**KEEPALIVES, **parts, **here}.items() if key not in _SECRET}
     shown["application_name"] = application_name
     shown["connect_timeout"] = str(max(2, round(session.context.connect_timeout)))
     needed: dict[str, str] = {}

@@ -39,7 +39,17 @@ PINNED = {
     # Catalogue queries look costly to the planner and are not: compiling them would take longer than they run.
     "jit": "off",
 }
-KEEPALIVES = {"keepalives": "1", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
+KEEPALIVES = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    # Keepalives do not count while something sent is not acknowledged: without this a cut network is noticed after 15 minutes.
+    "tcp_user_timeout": "30000",
+}
+# The server's, so that locks do not outlive a client that a cut network has taken away. They need no privilege, and a local socket
+# ignores them. No tcp_user_timeout here: it would also end a session whose client is slow to read what it asked for.
+SERVER_KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
 
 class Session:
@@ -219,6 +229,7 @@ def open_session(
     timeout = context.statement_timeout if statement_timeout is None else statement_timeout
     settings = {
         **PINNED,
+        **SERVER_KEEPALIVES,
         "application_name": application_name,
         "lock_timeout": f"{context.lock_timeout * 1000:.0f}ms",
         "statement_timeout": f"{timeout * 1000:.0f}ms",

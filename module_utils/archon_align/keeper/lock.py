@@ -19,14 +19,8 @@ from .patience import REMAINS_SECONDS
 from .sessions import KEEPER_PHASE, RunSession, end_sessions, tell_to_end
 
 _STATEMENT_TIMEOUT = 5.0
-# The server's own keepalives (they need no privilege, a local socket ignores them): without them a lock whose machine
-# lost its power would outlive it by hours.
-_SERVER_KEEPALIVES = {
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "20s",
-}
+# The server's own patience with what it has sent: a lock whose machine lost its power shall not outlive it.
+_SERVER_TIMEOUT = "20s"
 
 
 def open_keeper_session(context: Context) -> Session:
@@ -37,9 +31,8 @@ def open_keeper_session(context: Context) -> Session:
     session = open_session(
         context, Target(context.prod.name, dsn), phase=KEEPER_PHASE, statement_timeout=_STATEMENT_TIMEOUT
     )
-    for name, value in _SERVER_KEEPALIVES.items():
-        with contextlib.suppress(psycopg.errors.DataError, psycopg.errors.UndefinedObject):
-            session.rows("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+    with contextlib.suppress(psycopg.errors.DataError, psycopg.errors.UndefinedObject):
+        session.rows("SELECT pg_catalog.set_config('tcp_user_timeout', %s, false)", (_SERVER_TIMEOUT,))
     return session
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -19,8 +20,10 @@ import pytest
 from archon_align.backup import phase, tools
 from archon_align.backup.scratch import Scratch
 from archon_align.context import Context
+from archon_align.database.session import open_session
 from archon_align.embedded.server import EmbeddedServer
 from archon_align.errors import AlignError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.support.ports import reserved
 
@@ -106,6 +109,18 @@ def test_a_wrong_password_is_told_without_it(port: int, make_context: MakeContex
         phase.run(make_context(dsn, phase="backup"), phase.Options())
     assert raised.value.code == "wrong_password"
     assert "nonsense" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
+def test_a_cut_network_is_noticed_at_both_ends_and_by_pg_dump(port: int, make_context: MakeContext) -> None:
+    dsn = make_conninfo(host="127.0.0.1", port=port, user="keeper", dbname="prod", password=PASSWORD)
+    context = make_context(dsn)
+    with open_session(context, context.prod) as session:
+        with socket.socket(fileno=os.dup(session.connection.fileno())) as wire:
+            assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+        assert session.value("SELECT current_setting('tcp_keepalives_idle')") == "10"
+        with tools.credentials(session, "align backup") as (shown, _):
+            assert conninfo_to_dict(shown)["tcp_user_timeout"] == "30000"
 
 
 @pytest.fixture
