@@ -106,7 +106,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         self._ended(result)
-        if not ignore_errors:
+        if not ignore_errors and not _is_of_workers(result):
             self._guarded(self._mark_stopped, result)
             self._guarded(self._collect, result, "failed")
 
@@ -115,6 +115,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._ended(result)
+        if _is_of_workers(result):
+            return
         if not result.task.ignore_unreachable:
             self._guarded(self._mark_stopped, result)
         if not result.task.ignore_unreachable or _is_worker(result):
@@ -336,6 +338,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         for host, run_id in self._run_of_host.items():
             if run_id == known.run_id and host in self._fleet:
                 self._fleet.reported(host, known.artifacts, report)
+
+
+def _is_of_workers(result: Any) -> bool:
+    """Whether it comes from the tasks that send out a fleet's workers: what becomes of them is told by the facts that those set."""
+    return "/roles/embeddings/tasks/workers.yml:" in (result.task.get_path() or "")
 
 
 def _of_workers(found: dict[str, Any]) -> list[dict[str, Any]]:
