@@ -56,8 +56,19 @@ def variant(superuser_dsn: str) -> str | None:
     return None if found is None else found[0] if found[0] in VARIANTS else STANDARD
 
 
-def rebuild(superuser_dsn: str, world: str, embedding_base_url: str, variant: str, name: str = DATABASE) -> None:
-    """Put `dev` or `prod` into its start state. Until the new database is complete, the old one of this name stays as it is."""
+def rebuild(
+    superuser_dsn: str,
+    world: str,
+    embedding_base_url: str,
+    variant: str,
+    name: str = DATABASE,
+    *,
+    hosted: bool = False,
+) -> None:
+    """Put `dev` or `prod` into its start state. Until the new database is complete, the old one of this name stays as it is.
+
+    `hosted` has its extensions where a Supabase project has them.
+    """
     special = VARIANTS[variant] if world == "prod" else None
     with psycopg.connect(superuser_dsn, autocommit=True) as admin:
         building, final = sql.Identifier(_BUILDING), sql.Identifier(name)
@@ -66,6 +77,8 @@ def rebuild(superuser_dsn: str, world: str, embedding_base_url: str, variant: st
         admin.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(building, sql.Identifier(OWNER)))
         with psycopg.connect(superuser_dsn, dbname=_BUILDING) as superuser:
             _run_file(superuser, "database.sql")
+            if hosted:
+                _run_file(superuser, "hosted.sql")
         with psycopg.connect(superuser_dsn, dbname=_BUILDING, user=OWNER) as owner:
             _fill(owner, world, embedding_base_url)
             if special is not None:

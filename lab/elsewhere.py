@@ -25,7 +25,9 @@ from .world import WORLDS
 def _build(options: argparse.Namespace) -> None:
     superuser = "dbname=postgres connect_timeout=30"
     databases.ensure_roles(superuser, options.password_file.read_text().strip())
-    databases.rebuild(superuser, options.world, options.embedding_base_url, options.variant, options.database)
+    databases.rebuild(
+        superuser, options.world, options.embedding_base_url, options.variant, options.database, hosted=options.hosted
+    )
 
 
 def _keys(options: argparse.Namespace) -> None:
@@ -51,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--password-file", type=Path, required=True, help="file with the password of the lab's roles")
     build.add_argument("--database", default=DATABASE, help="its name (default: %(default)s)")
     build.add_argument("--variant", choices=VARIANTS, default=STANDARD, help="what PROD is like (default: %(default)s)")
+    build.add_argument(
+        "--hosted", action="store_true", help="extensions in a schema of their own, as Supabase has them"
+    )
     build.set_defaults(work=_build)
     made = commands.add_parser("keys", help="the secret and the service key of one Archon, as environment")
     made.add_argument("file", type=Path)
