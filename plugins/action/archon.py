@@ -2,8 +2,8 @@
 """The action behind every module archon_*: on the controller itself it is run from the project's folder, elsewhere it is shipped.
 
 To ship a module, Ansible packs the whole core anew for each task, and the Python at the other end compiles it anew, which takes
-longer than most of the modules run. Where the other end is this very Python on this machine, the
-files are already there, compiled.
+longer than most of the modules run. Where the other end is this very Python on this machine, the files are already there, compiled,
+and where Linux can fork, the core is even loaded (plugins/archon_forking.py).
 
 Where PROD's host is another machine (docs/hosts.md), what belongs to the controller runs on the controller all the same, and a
 module on the host gets a folder there instead of the run's, whose files are carried to and fro (plugins/archon_carrying.py).
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,20 @@ _loader.run_module(json_params={params!r}, profile={profile!r}, module_fqn={name
 """
 
 
+@dataclass(frozen=True)
+class _Here:
+    """A module that runs on this machine: as what Ansible's wrapper would make of it, and as the program that does the same."""
+
+    name: str
+    params: bytes
+    library: Path
+    program: bytes
+
+
 class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no type information
     """Ansible's own action, but for how a module gets to where it runs. Rests on internals of the ansible-core that is pinned."""
+
+    _module: _Here | None = None
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = dict(task_vars or {})
@@ -53,11 +66,11 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no t
         if name in OF_THE_CONTROLLER:
             return dict(super().run(tmp, self._come_home(variables)))
         if name == "archon_spool":
-            return dict(_carrying().collect(self, variables))
+            return dict(_neighbour("archon_carrying").collect(self, variables))
         # A worker's folder on its host is its own (roles/embeddings/tasks/worker.yml).
         if not arguments.get("artifacts_dir") or arguments.get("worker"):
             return dict(super().run(tmp, variables))
-        return dict(_carrying().run(self, name, variables, super().run))
+        return dict(_neighbour("archon_carrying").run(self, name, variables, super().run))
 
     def _is_elsewhere(self) -> bool:
         """Whether the task runs on another machine, or as another user, who cannot write to the run's folder."""
@@ -81,20 +94,38 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no t
         if path is None or not self._is_here(task_vars):
             return super()._configure_module(module_name, module_args, task_vars)
         encoder = get_module_encoder(PROFILE, Direction.CONTROLLER_TO_MODULE)
+        name, library = f"ansible.modules.{Path(path).stem}", Path(path).parent
+        params = json.dumps({"ANSIBLE_MODULE_ARGS": module_args}, cls=encoder).encode()
         program = _PROGRAM.format(
-            core=str(CORE),
-            library=str(Path(path).parent),
-            params=json.dumps({"ANSIBLE_MODULE_ARGS": module_args}, cls=encoder).encode(),
-            profile=PROFILE,
-            name=f"ansible.modules.{Path(path).stem}",
-        )
+            core=str(CORE), library=str(library), params=params, profile=PROFILE, name=name
+        ).encode()
+        self._module = _Here(name, params, library, program)
         built = _BuiltModule(
-            b_module_data=program.encode(),
+            b_module_data=program,
             module_style="new",
             shebang=f"#!{sys.executable}",
             serialization_profile=PROFILE,
         )
         return built, path
+
+    def _low_level_execute_command(
+        self, cmd: str, sudoable: bool = True, in_data: bytes | None = None, **options: Any
+    ) -> dict[str, Any]:
+        here = self._module
+        # An environment that the task asks for is set by a shell, which only a new process can have.
+        if here is None or in_data is not here.program or sys.platform != "linux" or self._compute_environment_string():
+            return dict(super()._low_level_execute_command(cmd, sudoable=sudoable, in_data=in_data, **options))
+        forking = _neighbour("archon_forking")
+        forking.make_known(CORE, here.library)
+        code, written, complained = forking.run(here.name, here.params, PROFILE, here.library)
+        output, errors = written.decode(errors="replace"), complained.decode(errors="replace")
+        return {
+            "rc": code,
+            "stdout": output,
+            "stdout_lines": output.splitlines(),
+            "stderr": errors,
+            "stderr_lines": errors.splitlines(),
+        }
 
     def _is_here(self, task_vars: dict[str, Any]) -> bool:
         """Whether the task runs on this machine, as this user, by this interpreter, and nothing else is asked for."""
@@ -112,9 +143,9 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # ansible-core has no t
         )
 
 
-def _carrying() -> Any:
-    """The neighbour that carries files: loaded only where there are any to carry."""
+def _neighbour(name: str) -> Any:
+    """A module beside the plugins: loaded only where it is needed."""
     for folder in (CORE, CORE.parent / "plugins"):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-    return importlib.import_module("archon_carrying")
+    return importlib.import_module(name)

@@ -12,12 +12,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PROBE = """
+import os, signal, sys
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.archon_align import findings
 
 def main():
     module = AnsibleModule({"secret": {"type": "str", "no_log": True}, "text": {"type": "str"}}, supports_check_mode=True)
-    module.exit_json(where=findings.__file__, text=module.params["text"], check=module.check_mode, echo=module.params["secret"])
+    if module.params["text"] == "ends":
+        print("before the end", file=sys.stderr, flush=True)
+        os._exit(7)
+    if module.params["text"] == "fails":
+        module.fail_json(msg="as told", code="own")
+    module.warn("be careful")
+    handlers = [signal.getsignal(one) in (signal.SIG_DFL, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)]
+    module.exit_json(mood=os.environ.get("MOOD", ""), input=sys.stdin.read(), handlers=handlers,
+                     streams=sorted(int(one) for one in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{one}")),
+                     where=findings.__file__, text=module.params["text"], check=module.check_mode, echo=module.params["secret"])
 
 if __name__ == "__main__":
     main()
@@ -30,7 +40,16 @@ PLAY = """
   tasks:
     - archon_probe: {secret: hunter2, text: "{{ text }}"}
       register: found
-    - copy: {content: "{{ found | to_json }}", dest: "{{ out }}"}
+    - archon_probe: {secret: hunter2, text: fails}
+      register: failed
+      failed_when: false
+    - archon_probe: {secret: hunter2, text: ends}
+      register: ended
+      failed_when: false
+    - archon_probe: {secret: hunter2, text: moody}
+      register: moody
+      environment: {MOOD: "it's fine"}
+    - copy: {content: "{{ {'found': found, 'failed': failed, 'ended': ended, 'moody': moody} | to_json }}", dest: "{{ out }}"}
       check_mode: false
 """
 
@@ -53,7 +72,19 @@ def probe(folder: Path, interpreter: str, *arguments: str) -> dict[str, object]:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads((folder / "out").read_text()))
+    assert "hunter2" not in done.stdout + done.stderr
+    told = json.loads((folder / "out").read_text())
+    assert told["failed"]["msg"] == "as told"
+    assert told["failed"]["code"] == "own"
+    assert told["ended"]["rc"] == 7
+    assert "before the end" in str(told["ended"])
+    assert told["moody"]["mood"] == "it's fine"
+    found = dict(told["found"])
+    assert found["warnings"] == ["be careful"]
+    assert found["mood"] == ""
+    assert found["input"] == ""
+    assert found["handlers"] == [True, True]
+    return found
 
 
 @pytest.mark.parametrize("arguments", [(), ("--check",)], ids=["run", "check"])
@@ -61,6 +92,7 @@ def test_on_the_controller_the_projects_folder_is_used(tmp_path: Path, arguments
     found = probe(tmp_path, sys.executable, *arguments)
     assert found["where"] == str(ROOT / "module_utils" / "archon_align" / "findings.py")
     assert found["check"] is bool(arguments)
+    assert found["streams"] == [0, 1, 2]
     assert found["text"] == TEXT
     assert "hunter2" not in str(found)
 
