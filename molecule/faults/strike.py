@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
-import httpx
 from runs import (
     DATABASE,
     LIMIT,
@@ -26,6 +25,7 @@ from runs import (
     protected_rows,
     psql,
     run_driver,
+    service,
     wait,
 )
 
@@ -41,9 +41,7 @@ GRANT USAGE ON SCHEMA held TO PUBLIC;
 _AT_DDL = "CREATE EVENT TRIGGER held ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION held.command();"
 _AT_ROWS = "CREATE TRIGGER held BEFORE INSERT OR UPDATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION held.row();"
 _SLEEPS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'align %' AND wait_event = 'PgSleep'"
-_WAITS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'align % pg_dump' AND wait_event_type = 'Lock'"
-)
+_BACKS_UP = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'align backup %'"
 _VALIDATES = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'align validate %'"
 _VECTORS = "SELECT count(embedding) FROM archon_crawled_pages"
 _VOLUME = "/mnt/small"
@@ -80,10 +78,10 @@ def held(trigger: str) -> Iterator[Reached]:
 
 @contextmanager
 def locked(table: str) -> Iterator[Reached]:
-    """A table is locked until the block ends; tells whether the backup waits for it."""
+    """A table is locked until the block ends; tells whether the backup has begun, which needs it."""
     taken = f"SELECT count(*) FROM pg_locks WHERE relation = '{table}'::regclass AND mode = 'AccessExclusiveLock' AND granted"
     with keeping(f"BEGIN; LOCK TABLE {table}", taken):
-        yield lambda: psql(_WAITS) != "0"
+        yield lambda: psql(_BACKS_UP) != "0"
 
 
 @contextmanager
@@ -122,25 +120,23 @@ def refused(host: str, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def killed(host: str) -> Iterator[None]:
-    """The database server dies at once and is started again, while the run is under way."""
+def lost(host: str) -> Iterator[None]:
+    """The machine dies at once, with its database server; afterwards it is there again."""
     podman("kill", "--signal=KILL", f"{PREFIX}-{host}")
     podman("wait", f"{PREFIX}-{host}")
-    podman("start", f"{PREFIX}-{host}")
-    wait("the server has recovered", lambda: psql("SELECT 1", host, check=False) == "1")
-    yield
-
-
-@contextmanager
-def service(**faults: object) -> Iterator[None]:
-    """The embedding service misbehaves."""
-
-    address = f"http://{NET}.{NUMBERS['embedding']}:11434/_lab/faults"
-    httpx.put(address, json=faults, timeout=LIMIT, trust_env=False).raise_for_status()
     try:
         yield
     finally:
-        httpx.delete(address, timeout=LIMIT, trust_env=False).raise_for_status()
+        podman("start", f"{PREFIX}-{host}")
+        wait("the server has recovered", lambda: psql("SELECT 1", host, check=False) == "1")
+
+
+@contextmanager
+def killed(host: str) -> Iterator[None]:
+    """The database server dies at once and is started again, while the run is under way."""
+    with lost(host):
+        pass
+    yield
 
 
 @contextmanager
@@ -171,10 +167,11 @@ class Strike:
     tags: str  # with the phase before, which the strike before has interrupted
     cause: str  # a pattern for what the report says
     at: Callable[[], AbstractContextManager[Reached]] | None = None
-    fault: Callable[[], AbstractContextManager[None]] | None = None
-    around: Callable[[], AbstractContextManager[None]] | None = None  # in force from before the run
+    fault: Callable[[], AbstractContextManager[object]] | None = None
+    around: Callable[[], AbstractContextManager[object]] | None = None  # in force from before the run
     results: tuple[str, ...] = ("failed", "rolled_back")
     extra: tuple[str, ...] = ()
+    inventory: str = ""
 
 
 _IMPATIENT = ("--extra-vars=archon_embedding_timeout=20", "--extra-vars=archon_embeddings_stall_timeout=20")
@@ -195,7 +192,7 @@ STRIKES = {
     ),
     "templates": Strike(
         "templates", "embeddings,templates", _NO_DATABASE, lambda: held(_AT_ROWS.format("archon_template_components")),
-        lambda: refused("prod-db", 5432),
+        lambda: lost("prod-db"), inventory="machine.yml",
     ),
     "validate": Strike(
         "validate", "templates,validate", _NO_DATABASE, lambda: when(_VALIDATES), lambda: no_network("prod-db"),
@@ -212,7 +209,7 @@ def strike(name: str) -> str:
         if what.around is not None:
             mended.enter_context(what.around())
         reached = mended.enter_context(what.at()) if what.at is not None else None
-        run = mended.enter_context(playing(f"--tags={what.tags}", *what.extra))
+        run = mended.enter_context(playing(f"--tags={what.tags}", *what.extra, inventory=what.inventory))
         result = _struck(run, what, reached)
     wait(f"nothing of the run is left in PROD: {left()}", lambda: not left())
     wait(f"nothing of the run is left in DEV: {left('dev-db')}", lambda: not left("dev-db"))

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 FOLDER = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "scenarios"
 INSTANCE = os.environ.get("ARCHON_SCENARIOS_INSTANCE") or "0"
@@ -77,6 +79,21 @@ def wait(what: str, so: Callable[[], object], seconds: float = LIMIT) -> None:
         if time.monotonic() > deadline:
             raise Wrong(f"not so after {seconds:.0f} s: {what}")
         time.sleep(PAUSE)
+
+
+@contextmanager
+def service(**faults: object) -> Iterator[Callable[..., None]]:
+    """The embedding service misbehaves until the block ends; what is given makes it misbehave otherwise from then on."""
+    address = f"http://{NET}.{NUMBERS['embedding']}:11434/_lab/faults"
+
+    def put(**other: object) -> None:
+        httpx.put(address, json=other, timeout=LIMIT, trust_env=False).raise_for_status()
+
+    put(**faults)
+    try:
+        yield put
+    finally:
+        put()
 
 
 def protected_rows() -> str:
@@ -172,18 +189,18 @@ class Run:
 def playing(
     *arguments: str,
     playbook: str = "align.yml",
-    environment: Mapping[str, str] | None = None,
-    wrapper: tuple[str, ...] = (),
+    inventory: str = "",
 ) -> Iterator[Run]:
-    """A run of a playbook with the scenario's inventory; it is ended if the block is left before its end."""
+    """A run of a playbook with the scenario's inventory, and one more of its files; it is ended if the block is left before its end."""
     artifacts = FOLDER / "artifacts"
     inventories = [f"--inventory={PROJECT}/molecule/inventory", f"--inventory={PROJECT}/molecule/{SCENARIO}/inventory"]
+    if inventory:
+        inventories.append(f"--inventory={PROJECT}/molecule/{SCENARIO}/{inventory}")
     known = frozenset(found.name for found in artifacts.glob("2*"))
     with tempfile.NamedTemporaryFile(dir=FOLDER, prefix="run-", suffix=".log") as log:
         process = subprocess.Popen(
-            [*wrapper, "ansible-playbook", *inventories, str(PROJECT / playbook), *arguments],
-            cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            ["ansible-playbook", *inventories, str(PROJECT / playbook), *arguments],
+            cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             yield Run(process, Path(log.name), artifacts, known)
