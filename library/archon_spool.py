@@ -68,17 +68,13 @@ collected:
   sample: [20260131-090000-aa10bc]
 """
 
-import base64
 import os
-import shutil
 from pathlib import Path
 
-from ansible.module_utils.archon_align import spool
 from ansible.module_utils.archon_align.ansible_edge import finish
 from ansible.module_utils.archon_align.context import RUN_ID
+from ansible.module_utils.archon_align.spool_steps import Spool
 from ansible.module_utils.basic import AnsibleModule
-
-PIECE = 4 << 20
 
 
 def main():
@@ -102,38 +98,15 @@ def main():
     if options["step"] == "collect" or not RUN_ID.fullmatch(options["run_id"]):
         module.fail_json(msg="archon_spool needs the action plugin archon and a run's id.")
     os.umask(0o077)
-    root = Path(options["root"]).absolute()
-    folder = root / options["run_id"]
-
-    def put():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (0 if options["offset"] else os.O_TRUNC)
-        with os.fdopen(os.open(folder / spool.INCOMING, flags, 0o600), "wb") as stream:
-            stream.seek(options["offset"])
-            stream.write(base64.b64decode(options["data"]))
-
-    def open_():
-        put()
-        spool.unpack(folder / spool.INCOMING, folder)
-        (folder / spool.INCOMING).unlink()
-        spool.note(folder, options["prod"])
-        return {"folder": str(folder)}
-
-    def take():
-        archive = folder / spool.OUTGOING
-        if not options["offset"]:
-            spool.pack(archive, spool.outcome(folder, spool.files_below(folder)))
-        with archive.open("rb") as stream:
-            stream.seek(options["offset"])
-            data = stream.read(PIECE)
-        return {"data": base64.b64encode(data).decode(), "size": archive.stat().st_size}
-
-    def list_():
-        found = sorted(one for one in root.iterdir() if RUN_ID.fullmatch(one.name)) if root.is_dir() else []
-        return {"runs": {one.name: spool.read_note(one).get("prod", "") for one in found}}
-
-    steps = {"put": put, "open": open_, "take": take, "list": list_, "drop": lambda: shutil.rmtree(folder)}
-    finish(module, lambda: {"changed": False} | (steps[options["step"]]() or {}))
+    spool = Spool(Path(options["root"]).absolute(), options["run_id"])
+    steps = {
+        "put": lambda: spool.put(options["offset"], options["data"]),
+        "open": lambda: spool.open(options["offset"], options["data"], options["prod"]),
+        "take": lambda: spool.take(options["offset"]),
+        "drop": spool.drop,
+        "list": spool.runs,
+    }
+    finish(module, lambda: {"changed": False} | steps[options["step"]]())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from ansible.errors import AnsibleActionFail
 from archon_align import spool
 from archon_align.context import CHECK_SUFFIX, RUN_ID
 from archon_align.errors import AlignError
+from archon_align.spool_steps import PIECE
 
-PIECE = 4 << 20
 ROOT = "archon_spool_dir"
 DEFAULT_ROOT = "~/.archon-align"
 POINTS = "restore-points"
 # Small files of the controller that a module reads: they go along. (Token and CA files are the host's own.)
 GIVEN = ("queries_file", "plan")
 # Vectors in files of their own are large; only what goes on writing them needs them.
+# How often, and with how many seconds between, a module that outlived its playbook is given the time to end. Its sessions in the
+# databases are ended by then.
+ATTEMPTS, PAUSE = 60, 1.0
 OF_VECTORS = ("archon_embeddings", "archon_search", "archon_schema", "archon_reupload")
 
 
@@ -43,8 +47,20 @@ class Host:
             raise AnsibleActionFail(f"The run's files could not be carried ({step}): {result.get('msg')}")
         return result
 
-    def send(self, files: dict[str, Path], prod: str) -> str:
-        """Put the files into the run's folder there; its path."""
+    def send(self, files: Callable[[], dict[str, Path]], prod: str, artifacts: Path) -> str:
+        """Put the files into the run's folder there; its path.
+
+        What an earlier module of this run has left there, since it could not be brought, is brought first: a module builds on it.
+        """
+        sent = self._send(files(), prod)
+        if sent.get("waiting"):
+            self.bring(artifacts)
+            sent = self._send(files(), prod)
+        if sent.get("waiting"):
+            raise self._busy("files that another task has put there")
+        return str(sent["folder"])
+
+    def _send(self, files: dict[str, Path], prod: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="archon-align-") as scratch:
             archive = Path(scratch, "sent.tar")
             spool.pack(archive, files)
@@ -53,17 +69,30 @@ class Host:
                 while True:
                     data = base64.b64encode(stream.read(PIECE)).decode()
                     if offset + PIECE >= size:
-                        return str(self.do("open", offset=offset, data=data, prod=prod)["folder"])
-                    self.do("put", offset=offset, data=data)
+                        return self.do("open", offset=offset, data=data, prod=prod)
+                    sent = self.do("put", offset=offset, data=data)
+                    if sent["waiting"]:
+                        return sent
                     offset += PIECE
 
     def bring(self, folder: Path) -> None:
         """Bring what was written there into the run's folder here, and only then remove it there."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(PAUSE)
+            if self._take(folder) and not self.do("drop")["busy"]:
+                return
+        raise self._busy("a module that is still at work there")
+
+    def _take(self, folder: Path) -> bool:
+        """Whether all that was written there is in the run's folder now."""
         with tempfile.TemporaryDirectory(prefix=".bringing-", dir=folder) as scratch:
             archive, offset = Path(scratch, "brought.tar"), 0
             with archive.open("wb") as stream:
                 while True:
                     piece = self.do("take", offset=offset)
+                    if piece["busy"]:
+                        return False
                     offset += stream.write(base64.b64decode(piece["data"]))
                     if offset >= piece["size"]:
                         break
@@ -74,7 +103,17 @@ class Host:
             own = below / self._run_id
             spool.pack(archive, {name: own / name for name in spool.files_below(own)})
             spool.unpack(archive, folder)
-        self.do("drop")
+        return True
+
+    def _busy(self, found: str) -> AlignError:
+        return AlignError(
+            "A run's files cannot be brought in from PROD's host.",
+            object_name=f"{self._root}/{self._run_id} on the host",
+            expected="a folder in which nothing is at work",
+            found=found,
+            remedy="End that process on the host, then start the run again; nothing was removed there.",
+            code="spool_busy",
+        )
 
 
 def _to_send(name: str, run_id: str, artifacts: Path) -> dict[str, Path]:
@@ -108,15 +147,17 @@ def run(action: Any, name: str, task_vars: dict[str, Any], work: Callable[..., d
     arguments = dict(action._task.args)
     artifacts, run_id = Path(arguments["artifacts_dir"]), arguments["run_id"]
     host = Host(action, run_id, task_vars)
-    files = _to_send(name, run_id, artifacts)
+    given = {}
     for option in GIVEN:
         if arguments.get(option):
             path = Path(arguments[option]).expanduser()
             if not path.is_file():
                 raise AnsibleActionFail(f"{name}: {option} names {path}, which is no file on the controller.")
-            files[f"given/{option}"] = path
+            given[f"given/{option}"] = path
     try:
-        folder = host.send(files, task_vars["inventory_hostname"])
+        folder = host.send(
+            lambda: _to_send(name, run_id, artifacts) | given, task_vars["inventory_hostname"], artifacts
+        )
         there = f"{folder}/{run_id}"
         action._task.args = arguments | {
             "artifacts_dir": there,
@@ -126,9 +167,8 @@ def run(action: Any, name: str, task_vars: dict[str, Any], work: Callable[..., d
             result = dict(work(None, task_vars))
         finally:
             action._task.args = arguments
-        if result.get("unreachable"):
-            return result
-        host.bring(artifacts)
+        if not result.get("unreachable"):
+            result |= _brought(host, artifacts, result)
     except AlignError as error:
         raise AnsibleActionFail(str(error)) from error
     told: dict[str, Any] = _told_here(result, there, str(artifacts))
@@ -136,6 +176,18 @@ def run(action: Any, name: str, task_vars: dict[str, Any], work: Callable[..., d
         if arguments.get(option):
             told = _told_here(told, f"{folder}/given/{option}", str(arguments[option]))
     return told
+
+
+def _brought(host: Host, artifacts: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a module's result when its files cannot be brought: a failure that does not hide the module's own."""
+    try:
+        host.bring(artifacts)
+    except (AlignError, AnsibleActionFail) as error:
+        return {
+            "failed": True,
+            "msg": f"{result['msg']} {error}" if result.get("failed") and result.get("msg") else str(error),
+        }
+    return {}
 
 
 def collect(action: Any, task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
+from . import spool
 from .errors import AlignError
 
 # A run that is interrupted ends within two seconds. What a module cannot close by then, the server and the next run do.
@@ -166,6 +167,8 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """
     received = _leave_when_told()
     run = {name: module.params[name] for name in ("run_id", "artifacts_dir") if module.params.get(name)}
+    if "artifacts_dir" in run:
+        spool.hold(Path(run["artifacts_dir"]).parent)
     try:
         result = run | work()
     except AlignError as error:

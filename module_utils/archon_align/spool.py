@@ -1,10 +1,12 @@
 """Files of a run on their way between the controller and the host that a module runs on: packed, told apart, unpacked safely.
 
 Only the standard library: this runs on a host before it is known what is installed there.
+The steps that archon_spool takes with it are in spool_steps.py.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -115,8 +117,34 @@ def read_note(spool: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def hold(spool: Path) -> None:
+    """Have this process, until it ends, seen as at work in a spool. Does nothing where there is none."""
+    try:
+        descriptor = os.open(spool / NOTE, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    # Never closed: the lock is to live as long as the process and whatever it forks.
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def is_held(spool: Path) -> bool:
+    """Whether a module is at work in a spool: one can outlive its playbook."""
+    try:
+        descriptor = os.open(spool / NOTE, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def outcome(spool: Path, names: Iterable[str]) -> dict[str, Path]:
     """Of the files in a spool those that the module has written or changed."""
     sent = read_note(spool).get("sent")
-    known = sent if isinstance(sent, dict) else {}
-    return {name: spool / name for name in names if known.get(name) != digest(spool / name)}
+    if not isinstance(sent, dict):
+        return {}
+    return {name: spool / name for name in names if sent.get(name) != digest(spool / name)}
