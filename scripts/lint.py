@@ -9,7 +9,7 @@ import time
 CHECKS = (
     ("ruff check", ["ruff", "check", "--quiet", "."]),
     ("ruff format", ["ruff", "format", "--check", "--quiet", "."]),
-    ("mypy --strict", ["mypy", "module_utils/archon_align", "lab", "scripts"]),
+    ("mypy --strict", ["mypy", "module_utils/archon_align", "lab", "scripts", "molecule"]),
     ("yamllint", ["yamllint", "--strict", "."]),
     ("ansible-lint (production)", ["ansible-lint", "--offline", "--profile", "production", "-q"]),
 )

@@ -204,7 +204,8 @@ STRIKES = {
 def strike(name: str) -> str:
     """One run, struck. Raises Wrong when it does not end as it must, or leaves something."""
     what = STRIKES[name]
-    rows, vectors = protected_rows(), int(psql(_VECTORS))
+    protected = protected_rows()
+    rows, vectors = protected(), int(psql(_VECTORS))
     with ExitStack() as mended:
         if what.around is not None:
             mended.enter_context(what.around())
@@ -213,7 +214,7 @@ def strike(name: str) -> str:
         result = _struck(run, what, reached)
     wait(f"nothing of the run is left in PROD: {left()}", lambda: not left())
     wait(f"nothing of the run is left in DEV: {left('dev-db')}", lambda: not left("dev-db"))
-    if protected_rows() != rows:
+    if protected() != rows:
         raise Wrong("protected rows are not what they were")
     if (now := int(psql(_VECTORS))) < vectors:
         raise Wrong(f"{vectors} vectors before, {now} afterwards")

@@ -149,11 +149,12 @@ STORIES: dict[str, Failure | None] = {
 def undo(name: str) -> str:
     """One story. Raises Wrong."""
     failure = STORIES[name]
-    rows = protected_rows()
+    protected = protected_rows()
+    rows = protected()
     told = _whole() if failure is None else _fails(failure)
     for host in HOSTS:
         wait(f"nothing of the run is left in {host}: {left(host)}", lambda at=host: not left(at))  # type: ignore[misc]
-    if protected_rows() != rows:
+    if protected() != rows:
         raise Wrong("protected rows are not what they were")
     return told
 

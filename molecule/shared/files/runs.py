@@ -96,9 +96,15 @@ def service(**faults: object) -> Iterator[Callable[..., None]]:
         put()
 
 
-def protected_rows() -> str:
-    """Every row of PROD's protected tables as text."""
-    return psql(";\n".join(f"SELECT t::text FROM public.{table} t ORDER BY 1" for table in PROTECTED))
+def protected_rows() -> Callable[[], str]:
+    """Every row of PROD's protected tables as text, in the columns that they have now: a run may add some."""
+    names = ", ".join(f"('{table}')" for table in PROTECTED)
+    statements = psql(
+        "SELECT format('SELECT (%s)::text FROM public.%I ORDER BY 1;', string_agg(quote_ident(attname), ', ' ORDER BY attnum), relname)"
+        f" FROM (VALUES {names}) t (relname) JOIN pg_attribute ON attrelid = relname::regclass"
+        " WHERE attnum > 0 AND NOT attisdropped GROUP BY relname ORDER BY relname"
+    )
+    return lambda: psql(statements)
 
 
 def left(host: str = "prod-db") -> str:
