@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import threading
@@ -10,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from . import spool
 from .errors import AlignError
 
 # A run that is interrupted ends within two seconds. What a module cannot close by then, the server and the next run do.
 _LEAVING_SECONDS = 1.2
+# Packages that have another name than what is imported.
+_PACKAGES = {"psycopg": "psycopg[binary]", "socketio": "python-socketio[client]", "yaml": "PyYAML"}
 
 PHASE_OPTIONS: dict[str, dict[str, Any]] = {
     "run_id": {"type": "str", "required": True},
@@ -151,12 +154,28 @@ def template_options(module: AnsibleModule) -> Any:
 def require_libraries(module: AnsibleModule, missing: ImportError | None) -> None:
     """Fail with the name of the missing Python package instead of a traceback."""
     if missing is not None:
-        module.fail_json(
-            msg=missing_required_lib(
-                (missing.name or str(missing)).split(".")[0],
-                reason="on the host that runs this module (see requirements/runtime.txt)",
-            )
-        )
+        _fail(module, {}, _lacking(module, missing))
+
+
+def _lacking(module: AnsibleModule, missing: ImportError) -> AlignError:
+    imported = (missing.name or "").split(".")[0]
+    package = _PACKAGES.get(imported, imported)
+    return AlignError(
+        "A Python package is missing where the module runs.",
+        object_name=f"{module._name.rpartition('.')[2]} on {platform.node()}",
+        expected=f"{package or 'the packages of requirements/runtime.txt'} for {sys.executable}",
+        found=str(missing),
+        remedy=(
+            f"Copy requirements/runtime.txt to {platform.node()} and run there: {sys.executable} -m pip install -r runtime.txt; "
+            "or set the host's ansible_python_interpreter to a Python that has the packages (docs/hosts.md)."
+        ),
+        code="package_missing",
+    )
+
+
+def _fail(module: AnsibleModule, run: dict[str, Any], error: AlignError) -> None:
+    partial = {"status": error.status, **getattr(error, "partial_result", {})}
+    module.fail_json(**{**run, **partial, "msg": str(error), "error": error.as_dict()})
 
 
 def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
@@ -172,8 +191,9 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     try:
         result = run | work()
     except AlignError as error:
-        partial = {"status": error.status, **getattr(error, "partial_result", {})}
-        module.fail_json(**{**run, **partial, "msg": str(error), "error": error.as_dict()})
+        _fail(module, run, error)
+    except ImportError as error:  # what only some of a module's work needs is loaded there
+        _fail(module, run, _lacking(module, error))
     except KeyboardInterrupt:
         sys.exit(128 + received[0] if received else 1)
     if "error" in result:

@@ -19,8 +19,9 @@ from .overlong import LimitedVectors, Policy, TextLimit
 from .progress import State
 from .pull import ensure_model
 from .quarantine import CANARY
+from .same_model import require_same_model
 from .vectors import Vectors
-from .verification import again, require_order, require_same_model
+from .verification import again, require_order
 
 OTHER_MODEL = "embedding_other_model"
 _LASTING = (OTHER_MODEL, "embedding_dimension")

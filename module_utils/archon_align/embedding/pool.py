@@ -15,8 +15,8 @@ from .lane import OTHER_MODEL, Lane, Manner
 from .progress import endpoints_text
 from .quarantine import Quarantined
 from .reader import Row
+from .same_model import require_same_model
 from .vectors import Vectors
-from .verification import require_same_model
 from .writer import Embedded
 
 # Batches that wait for a lane: enough that none idles while the next rows are read.

@@ -21,9 +21,10 @@ from ..database.session import Session, open_session
 from ..errors import AlignError
 from ..findings import Finding
 from .kinds import KINDS
+from .same_model import SAME_COSINE
 from .stored import Stored, embedded, knows_sources, read
 from .tables import EmbeddedTable, VectorType, find_table, vector_type
-from .verification import SAME_COSINE, Embed
+from .verification import Embed
 
 NONE = ""
 NOMIC = "search_document: "

@@ -31,10 +31,11 @@ from .progress import Counters
 from .ranges import watch_connection
 from .reader import Limits, Reader, patiently
 from .refusals import is_model_missing
+from .same_model import SAME_COSINE
 from .stale import selection, stale_sources
 from .tables import EmbeddedTable, VectorType
 from .vectors import Vectors
-from .verification import SAME_COSINE, worst_cosine
+from .verification import worst_cosine
 from .work import index_in_the_way, survey
 from .workers import samples
 from .writer import update_statement

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from .same_model import SAME_COSINE
 from .tables import EmbeddedTable, VectorType
-from .verification import SAME_COSINE, cosine
+from .verification import cosine
 
 SOURCE = "source_id"
 

@@ -8,24 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-
 from ..context import Context
-from ..database.failures import server_error
-from ..database.session import open_session
-from ..database.target import Target
 from ..errors import AlignError
 from ..findings import Finding
 from ..outcome import PhaseOutcome, Status
 from .client import EmbeddingClient
 from .endpoint import Endpoint
 from .failures import RequestRejected, ServiceUnavailable, ServiceUnusable
-from .kinds import KINDS
 from .overlong import TextLimit
 from .pull import ensure_model
-from .tables import find_table, vector_type
+from .same_model import require_same_model
 from .vectors import Vectors
-from .verification import require_same_model
 
 # The plan's item 4.1, as it stands there.
 INPUT = "test"
@@ -82,7 +75,10 @@ def probe(
         answers = list(threads.map(lambda endpoint: _ask(endpoint, pull=pull, check=check), endpoints))
     told = [*findings, *_judged(answers)]
     if context is not None:
-        told += _compare_columns(context, endpoints[0].dimensions)
+        # The host from which a service is tested need not have what a database needs (docs/hosts.md).
+        from .service_columns import compare_columns
+
+        told += compare_columns(context, endpoints[0].dimensions)
     pulled = any(answer.pull for answer in answers)
     status: Status = ("drift" if check else "changed") if pulled else "aligned"
     first = next((answer for answer in answers if answer.vectors is not None), answers[0])
@@ -183,52 +179,3 @@ def _judged(answers: Sequence[Answer]) -> list[Finding]:
 
 def _lowered(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
-
-
-def _compare_columns(context: Context, dimensions: int) -> list[Finding]:
-    findings = []
-    prod = _columns(context, context.prod)
-    dev = _columns(context, context.dev)
-    for table, declared in (dev | prod).items():
-        if declared in (None, dimensions):
-            continue
-        if table in prod and dev.get(table, declared) in (None, dimensions):
-            findings.append(
-                Finding(
-                    "embedding_column_dimension",
-                    "info",
-                    f"PROD {table}.embedding",
-                    f"The column holds {declared} dimensions, the model gives {dimensions}, as DEV's column does.",
-                    "The schema phase brings it into line.",
-                )
-            )
-            continue
-        raise AlignError(
-            "The embedding model does not fit the databases.",
-            object_name=f"{table}.embedding",
-            expected=f"a column of the model's {dimensions} dimensions in PROD, or in DEV for the schema phase to copy",
-            found=f"PROD {prod.get(table, 'none')}, DEV {dev.get(table, 'none')}",
-            remedy="Set archon_embedding_model and archon_embedding_dimensions to what DEV uses.",
-            code="embedding_column_dimension",
-        )
-    return findings
-
-
-def _columns(context: Context, target: Target) -> dict[str, int | None]:
-    """Declared dimensions by table; None where the column declares none."""
-    with open_session(context, target, read_only=True) as session:
-        try:
-            vector = vector_type(session)
-        except psycopg.Error as error:
-            raise server_error(target, error, doing="looking at embedding columns") from error
-        except AlignError:
-            return {}  # no pgvector, no column: the schema phase's business
-        try:
-            found = [find_table(session, kind, vector) for kind in KINDS]
-        except psycopg.Error as error:
-            raise server_error(target, error, doing="looking at embedding columns") from error
-    return {
-        table.kind.table: table.dimensions
-        for table in found
-        if table is not None and "embedding" not in table.missing_columns
-    }

@@ -12,10 +12,11 @@ from itertools import batched
 from psycopg import sql
 
 from ..database.session import Session
+from .same_model import SAME_COSINE
 from .selection import Selection
 from .stored import TEXTS_PER_REQUEST, Stored, embedded, knows_sources, read, source_of
 from .tables import EmbeddedTable, VectorType
-from .verification import SAME_COSINE, Embed
+from .verification import Embed
 
 # The first row, the last, and three that a hash of the id draws: a rebuild that was stopped half-way shows in the outer ones.
 _SAMPLES = """

@@ -10,14 +10,13 @@ from psycopg import sql
 
 from ..database.session import Session
 from .failures import ServiceUnusable
+from .same_model import SAME_COSINE
 from .tables import EmbeddedTable, VectorType
 from .vectors import Vectors, cosines
 
 # Texts as they are sent, prefix included, to one vector each, in order.
 type Embed = Callable[[Sequence[str]], Vectors]
 
-# The same text embedded twice differs by rounding only, also when batches are composed differently.
-SAME_COSINE = 0.99
 _TEXTS = (
     "Write-ahead logging keeps a database consistent after a crash.",
     "Bake the bread for forty minutes until its crust is brown.",
@@ -25,13 +24,15 @@ _TEXTS = (
 )
 
 
-def _unusable(url: str, what: str, expected: str, found: str, remedy: str, code: str) -> ServiceUnusable:
-    return ServiceUnusable(what, object_name=url, expected=expected, found=found, remedy=remedy, code=code)
-
-
 def _mixed_up(url: str, expected: str, found: str, code: str) -> ServiceUnusable:
-    remedy = "Nothing was written. Check the service (a proxy or batching layer that reorders?), then run again."
-    return _unusable(url, "The embedding service mixes up texts and vectors.", expected, found, remedy, code)
+    return ServiceUnusable(
+        "The embedding service mixes up texts and vectors.",
+        object_name=url,
+        expected=expected,
+        found=found,
+        remedy="Nothing was written. Check the service (a proxy or batching layer that reorders?), then run again.",
+        code=code,
+    )
 
 
 def require_order(embed: Embed, url: str) -> Vectors:
@@ -55,22 +56,6 @@ def require_order(embed: Embed, url: str) -> Vectors:
 def again(embed: Embed) -> Vectors:
     """The vectors that `require_order` returned, asked for once more in one request."""
     return embed(_TEXTS)
-
-
-def require_same_model(reference: Vectors, found: Vectors, url: str) -> None:
-    """Raise ServiceUnusable unless the service at `url` gives the vectors that another one gave (see require_order)."""
-    what = "The embedding services do not give the same vectors."
-    remedy = (
-        "Vectors of two models do not compare. Serve the same model, in the same version, at every URL of "
-        "archon_embedding_endpoints, or take this one out of the list."
-    )
-    if reference.shape != found.shape:
-        expected = f"{reference.shape[-1]} dimensions, as the first service gives"
-        raise _unusable(url, what, expected, f"{found.shape[-1]}", remedy, "embedding_other_model")
-    worst = min(cosines(reference, found))
-    if not worst >= SAME_COSINE:
-        expected = f"cosine of at least {SAME_COSINE} with the first service's vectors of the same texts"
-        raise _unusable(url, what, expected, f"cosine {worst:.3f}", remedy, "embedding_other_model")
 
 
 def worst_cosine(

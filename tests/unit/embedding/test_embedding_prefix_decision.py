@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archon_align.embedding.prefix import NOMIC, NONE, decide
-from archon_align.embedding.verification import SAME_COSINE
+from archon_align.embedding.same_model import SAME_COSINE
 from hypothesis import given
 from hypothesis import strategies as st
 

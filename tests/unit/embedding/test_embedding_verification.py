@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from archon_align.embedding import verification
 from archon_align.embedding.failures import ServiceUnusable
+from archon_align.embedding.same_model import require_same_model
 from archon_align.embedding.vectors import Vectors
-from archon_align.embedding.verification import require_order, require_same_model
+from archon_align.embedding.verification import require_order
 from hypothesis import given
 from hypothesis import strategies as st
 
