@@ -19,7 +19,6 @@ from runs import (
     Run,
     Wrong,
     inside,
-    left,
     playing,
     podman,
     protected_rows,
@@ -27,6 +26,7 @@ from runs import (
     run_driver,
     service,
     wait,
+    wait_until_tidy,
 )
 
 # By which a phase is held in the middle of its transaction: a trigger that sleeps until the driver lets go of a lock.
@@ -191,7 +191,7 @@ STRIKES = {
         "embeddings", "embeddings", "No space left on device", around=full_volume, results=("resumable",)
     ),
     "templates": Strike(
-        "templates", "embeddings,templates", _NO_DATABASE, lambda: held(_AT_ROWS.format("archon_template_components")),
+        "templates", "embeddings,templates", "unreachable|module_lost", lambda: held(_AT_ROWS.format("archon_template_components")),
         lambda: lost("prod-db"), inventory="machine.yml",
     ),
     "validate": Strike(
@@ -212,8 +212,8 @@ def strike(name: str) -> str:
         reached = mended.enter_context(what.at()) if what.at is not None else None
         run = mended.enter_context(playing(f"--tags={what.tags}", *what.extra, inventory=what.inventory))
         result = _struck(run, what, reached)
-    wait(f"nothing of the run is left in PROD: {left()}", lambda: not left())
-    wait(f"nothing of the run is left in DEV: {left('dev-db')}", lambda: not left("dev-db"))
+    for host in ("prod-db", "dev-db"):
+        wait_until_tidy(host)
     if protected() != rows:
         raise Wrong("protected rows are not what they were")
     if (now := int(psql(_VECTORS))) < vectors:

@@ -18,14 +18,13 @@ from runs import (
     Wrong,
     different,
     dump,
-    left,
     playing,
     podman,
     protected_rows,
     psql,
     run_driver,
     service,
-    wait,
+    wait_until_tidy,
 )
 
 HOSTS = ("prod-db", "dev-db")
@@ -153,7 +152,7 @@ def undo(name: str) -> str:
     rows = protected()
     told = _whole() if failure is None else _fails(failure)
     for host in HOSTS:
-        wait(f"nothing of the run is left in {host}: {left(host)}", lambda at=host: not left(at))  # type: ignore[misc]
+        wait_until_tidy(host)
     if protected() != rows:
         raise Wrong("protected rows are not what they were")
     return told

@@ -73,6 +73,16 @@ def error_of(result: Result) -> dict[str, str] | None:
         return {key: str(value) for key, value in result["error"].items()}
     if _status(result) != "failed":
         return None
+    if "module_stdout" in result and result.get("rc"):
+        return {
+            "code": "module_lost",
+            "what": "The module ended without an answer.",
+            "object": str(result["phase"]),
+            "expected": "a result, whatever it is",
+            "found": f"exit status {result['rc']}: it was killed, was out of memory, could not start, or its machine is gone",
+            "remedy": "See whether the host is up and what its log says (the playbook's output has what the module wrote), and run"
+            " again; a phase finds out for itself what is left to do.",
+        }
     message = " ".join(str(result.get("msg") or "The task failed without a message.").split())
     return {
         "code": "unreachable" if result.get("unreachable") else "task_failed",

@@ -72,12 +72,12 @@ def psql(statements: str, host: str = "prod-db", *, check: bool = True) -> str:
     return podman(*command, "--set=ON_ERROR_STOP=1", f"--dbname={DATABASE}", words=statements, check=check).strip()
 
 
-def wait(what: str, so: Callable[[], object], seconds: float = LIMIT) -> None:
-    """Until it is so. Raises Wrong."""
-    deadline = time.monotonic() + seconds
+def wait(what: str, so: Callable[[], object], *, found: Callable[[], str] = str) -> None:
+    """Until it is so. Raises Wrong with what is found instead."""
+    deadline = time.monotonic() + LIMIT
     while not so():
         if time.monotonic() > deadline:
-            raise Wrong(f"not so after {seconds:.0f} s: {what}")
+            raise Wrong(f"not so after {LIMIT:.0f} s: {what}. {found()}")
         time.sleep(PAUSE)
 
 
@@ -110,6 +110,11 @@ def protected_rows() -> Callable[[], str]:
 def left(host: str = "prod-db") -> str:
     """What there still is of a run in a database; '' is nothing."""
     return psql(_LEFT, host)
+
+
+def wait_until_tidy(host: str) -> None:
+    """Until nothing of a run is left in a database. Raises Wrong."""
+    wait(f"nothing of the run is left in {host}", lambda: not left(host), found=lambda: left(host))
 
 
 Objects = dict[tuple[str, str], list[str]]

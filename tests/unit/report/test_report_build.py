@@ -157,6 +157,11 @@ def test_a_failure_that_the_core_did_not_raise_is_told_too() -> None:
     report = report_of([{"phase": "schema", "failed": True, "msg": "MODULE FAILURE\nSee stdout"}])
     assert report["result"] == "failed"
     assert report["phases"][0]["error"]["what"] == "MODULE FAILURE See stdout"
+    lost = report_of(
+        [{"phase": "data", "failed": True, "rc": 137, "module_stdout": "", "msg": "No start of json char found"}]
+    )
+    assert lost["phases"][0]["error"]["code"] == "module_lost"
+    assert "exit status 137" in lost["phases"][0]["error"]["found"]
     unreachable = report_of([{"phase": "data", "unreachable": True, "msg": "no route"}])
     assert unreachable["phases"][0]["error"]["code"] == "unreachable"
 
