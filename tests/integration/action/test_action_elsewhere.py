@@ -1,9 +1,10 @@
-"""What a killed run leaves on PROD's host is brought in by the next: a host of another HOME, reached by another connection."""
+"""Modules on a PROD host that is not the controller, or as another user: what runs where, as whom, and what a killed run leaves."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -36,6 +37,30 @@ class Connection(Local):
         home = self.get_option("home")
         return super().exec_command(f"cd '{home}' && export HOME='{home}' && {cmd}", in_data=in_data, sudoable=sudoable)
 '''
+BECOME = '''
+"""Another user as far as one without privileges can be one: told by the environment."""
+DOCUMENTATION = """
+name: pretended
+short_description: Commands as if as another user
+description: For tests.
+options:
+  become_user:
+    description: The user.
+    default: root
+    vars: [{name: ansible_become_user}]
+  become_exe: {description: Unused.}
+  become_flags: {description: Unused.}
+  become_pass: {description: Unused.}
+"""
+from ansible.plugins.become import BecomeBase
+
+class BecomeModule(BecomeBase):
+    name = "pretended"
+
+    def build_become_command(self, cmd, shell):
+        super().build_become_command(cmd, shell)
+        return cmd and f"env BECAME={self.get_option('become_user')} {self._build_success_command(cmd, shell)}"
+'''
 PROBE = """
 import os, time
 from pathlib import Path
@@ -53,7 +78,7 @@ def main():
         (points / ".pid.part").rename(points / "pid")
         while module.params["waits"]:
             time.sleep(0.1)
-        return {"changed": True, "home": os.environ["HOME"], "uid": os.getuid()}
+        return {"changed": True, "home": os.environ["HOME"], "user": os.environ.get("BECAME", ""), "there": str(points)}
 
     finish(module, work)
 
@@ -68,8 +93,13 @@ PLAY = """
       register: spool
     - archon_probe: {run_id: "{{ run_id }}", artifacts_dir: "{{ art }}/{{ run_id }}", waits: "{{ waits }}"}
       register: probe
-    - copy: {content: "{{ {'spool': spool, 'probe': probe} | to_json }}", dest: "{{ out }}"}
+    # By its name one of the controller's; in a process of its own, since the project's of that name is loaded already.
+    - archon_functional: {run_id: "{{ run_id }}", artifacts_dir: "{{ art }}/{{ run_id }}"}
+      environment: {OWN_PROCESS: "1"}
+      register: functional
+    - copy: {content: "{{ {'spool': spool, 'probe': probe, 'functional': functional} | to_json }}", dest: "{{ out }}"}
       delegate_to: localhost
+      become: false
       vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}"}
 """
 
@@ -77,11 +107,18 @@ PLAY = """
 class World:
     """A controller's folder, and a host's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: object) -> None:
         self.folder, self.home, self.artifacts = folder, folder / "home", folder / "artifacts"
         self.home.mkdir()
         self.artifacts.mkdir()
-        for name, text in (("conn/elsewhere.py", CONNECTION), ("library/archon_probe.py", PROBE), ("play.yml", PLAY)):
+        files = {
+            "conn/elsewhere.py": CONNECTION,
+            "become/pretended.py": BECOME,
+            "library/archon_probe.py": PROBE,
+            "library/archon_functional.py": PROBE,
+            "play.yml": PLAY,
+        }
+        for name, text in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
         # Another path than the controller's own Python, as on another machine.
@@ -93,6 +130,7 @@ class World:
             "elsewhere_home": str(self.home),
             "ansible_python_interpreter": str(interpreter),
             "archon_spool_dir": "~/.archon-align",
+            **variables,
         }
         (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"prod": host}}}))
 
@@ -108,6 +146,7 @@ class World:
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_LIBRARY": f"{self.folder / 'library'}:{ROOT / 'library'}",
             "ANSIBLE_CONNECTION_PLUGINS": str(self.folder / "conn"),
+            "ANSIBLE_BECOME_PLUGINS": str(self.folder / "become"),
         }
         with (self.folder / f"{run_id}.log").open("w") as log:
             return subprocess.Popen(
@@ -139,10 +178,10 @@ def test_the_next_run_brings_in_what_a_killed_one_left(world: World) -> None:
     module = psutil.Process(int(note.read_text()))
     for process in (*psutil.Process(playbook.pid).children(recursive=True), psutil.Process(playbook.pid)):
         if process != module:
-            process.kill()
+            process.kill()  # SIGKILL
     playbook.wait()
 
-    # It outlives its playbook, and is seen to.
+    # The module outlives its playbook, and is seen to.
     assert spool.is_held(world.there / DEAD)
     module.kill()
     psutil.wait_procs([module], timeout=300)
@@ -160,3 +199,22 @@ def test_the_next_run_brings_in_what_a_killed_one_left(world: World) -> None:
     assert (world.artifacts / NEXT / "restore-points/probe.jsonl").read_text() == "before"
     assert [one.name for one in world.there.iterdir()] == [foreign.name]
     assert (foreign / foreign.name / "theirs").exists()
+
+
+def test_with_become_the_hosts_modules_run_as_that_user_and_the_controllers_as_before(
+    tmp_path: Path,
+) -> None:
+    spool_dir = tmp_path / "spool"
+    become = {"ansible_become": True, "ansible_become_method": "pretended", "ansible_become_user": "archon"}
+    world = World(tmp_path, ansible_connection="local", archon_spool_dir=str(spool_dir), **become)
+    told = world.finish(NEXT)
+    assert told["probe"]["user"] == "archon"
+    assert told["functional"]["user"] == ""
+    assert told["functional"]["home"] == os.environ["HOME"]
+    # Both wrote to the run's folder: the one by way of the host's, the other there.
+    run = world.artifacts / NEXT
+    assert told["functional"]["there"] == told["probe"]["there"] == str(run / "restore-points")
+    brought = run / "restore-points/probe.jsonl"
+    assert (brought.stat().st_uid, stat.S_IMODE(brought.stat().st_mode)) == (os.getuid(), 0o600)
+    assert list(spool_dir.iterdir()) == []
+    assert stat.S_IMODE(spool_dir.stat().st_mode) == 0o700
