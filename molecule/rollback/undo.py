@@ -124,7 +124,7 @@ class Failure:
 
 STORIES: dict[str, Failure | None] = {
     "whole": None,
-    "assess": Failure("backup", "assess", "of_somebody", unreadable, ("failed",)),
+    "assess": Failure("preflight", "assess", "of_somebody", unreadable, ("failed",)),
     "schema": Failure("schema", "schema", "not today", lambda: refusing(_AT_DDL), ("rolled_back", "failed")),
     "data": Failure(
         "data", "data", "not today", lambda: refusing(_AT_ROWS.format("archon_settings")), ("rolled_back", "failed"),
