@@ -37,12 +37,9 @@ GRANT USAGE ON SCHEMA refusing TO PUBLIC;
 _AT_DDL = "CREATE EVENT TRIGGER refusing ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION') EXECUTE FUNCTION refusing.command();"
 _AT_ROWS = "CREATE TRIGGER refusing BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION refusing.row();"
 _VECTORS = "SELECT count(embedding) FROM archon_crawled_pages"
-# Every Python of the container reads it; only the server is concerned.
-_BROKEN = """import sys
-if "lab.archon.server" in sys.orig_argv:
-    raise SystemExit("not today")
-"""
-_CUSTOM = "opt/archon-align/lib/python3.13/site-packages/sitecustomize.py"
+# Every Python of the container runs this line when it starts; only the server is concerned.
+_BROKEN = 'import sys; "lab.archon.server" in sys.orig_argv and sys.exit("not today")\n'
+_CUSTOM = "opt/archon-align/lib/python3.13/site-packages/not_today.pth"
 
 
 def finished(*arguments: str, playbook: str = "align.yml") -> Run:
