@@ -108,7 +108,7 @@ class Host:
     def _busy(self, found: str) -> AlignError:
         return AlignError(
             "A run's files cannot be brought in from PROD's host.",
-            object_name=f"{self._root}/{self._run_id} on the host",
+            object_name=f"{self._root}/{self._run_id}.spool on the host",
             expected="a folder in which nothing is at work",
             found=found,
             remedy="End that process on the host, then start the run again; nothing was removed there.",

@@ -19,18 +19,19 @@ from .context import RUN_ID
 PIECE = 4 << 20  # bytes of the archive in one step
 # How the files looked when they were taken.
 _TAKEN = ".taken.json"
+_SUFFIX = ".spool"
 
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """A run's folder below `root`, which is named by the run's id."""
+    """A run's folder below `root`. Its name is no run's id: below the same root a worker keeps its restore points in such a folder."""
 
     root: Path
     run_id: str
 
     @property
     def folder(self) -> Path:
-        return self.root / self.run_id
+        return self.root / f"{self.run_id}{_SUFFIX}"
 
     def put(self, offset: int, data: str) -> dict[str, object]:
         """Receive a piece of the archive; `waiting` instead where an earlier module's files still lie here."""
@@ -79,8 +80,9 @@ class Spool:
 
     def runs(self) -> dict[str, object]:
         """The runs that have a folder below `root`, each with its PROD host."""
-        found = sorted(one for one in self.root.iterdir() if RUN_ID.fullmatch(one.name)) if self.root.is_dir() else []
-        return {"runs": {one.name: spool.read_note(one).get("prod", "") for one in found}}
+        found = sorted(self.root.glob(f"*{_SUFFIX}"))
+        runs = {one.name.removesuffix(_SUFFIX): spool.read_note(one).get("prod", "") for one in found}
+        return {"runs": {name: prod for name, prod in runs.items() if RUN_ID.fullmatch(name)}}
 
     def _looks(self) -> dict[str, list[int]]:
         """Each file's inode, size and time: what changes with it, without reading all of it again."""

@@ -169,7 +169,7 @@ def world(tmp_path: Path) -> World:
 
 def test_the_next_run_brings_in_what_a_killed_one_left(world: World) -> None:
     playbook = world.start(DEAD, waits=True)
-    note = world.there / DEAD / DEAD / "restore-points/pid"
+    note = world.there / f"{DEAD}.spool" / DEAD / "restore-points/pid"
     last = time.monotonic() + 300
     while not note.exists():
         assert playbook.poll() is None, world.log(DEAD)
@@ -182,14 +182,14 @@ def test_the_next_run_brings_in_what_a_killed_one_left(world: World) -> None:
     playbook.wait()
 
     # The module outlives its playbook, and is seen to.
-    assert spool.is_held(world.there / DEAD)
+    assert spool.is_held(world.there / f"{DEAD}.spool")
     module.kill()
     psutil.wait_procs([module], timeout=300)
-    assert not spool.is_held(world.there / DEAD)
+    assert not spool.is_held(world.there / f"{DEAD}.spool")
 
-    foreign = world.there / "20260131-070000-cc10bc"  # of a run that this controller does not know
-    (foreign / foreign.name).mkdir(parents=True)
-    (foreign / foreign.name / "theirs").write_text("theirs")
+    foreign = world.there / "20260131-070000-cc10bc.spool"  # of a run that this controller does not know
+    (foreign / foreign.stem).mkdir(parents=True)
+    (foreign / foreign.stem / "theirs").write_text("theirs")
     spool.note(foreign, "prod")
 
     told = world.finish(NEXT)
@@ -198,7 +198,7 @@ def test_the_next_run_brings_in_what_a_killed_one_left(world: World) -> None:
     assert told["probe"]["home"] == str(world.home)
     assert (world.artifacts / NEXT / "restore-points/probe.jsonl").read_text() == "before"
     assert [one.name for one in world.there.iterdir()] == [foreign.name]
-    assert (foreign / foreign.name / "theirs").exists()
+    assert (foreign / foreign.stem / "theirs").exists()
 
 
 def test_with_become_the_hosts_modules_run_as_that_user_and_the_controllers_as_before(

@@ -90,7 +90,7 @@ def test_files_that_could_not_be_brought_are_brought_before_the_next_module(
     told = run(action, writes("restore-points/settings.jsonl", "before"))
     assert told["failed"]
     assert "connection lost" in told["msg"]
-    assert (action.root / RUN / RUN / "restore-points/settings.jsonl").read_text() == "before"
+    assert (Spool(action.root, RUN).folder / RUN / "restore-points/settings.jsonl").read_text() == "before"
     action.struck = set()
 
     def second(folder: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_large_archives_neither_write_over_files_that_wait(
     (tmp_path / "artifacts" / RUN / "restore-points/old.jsonl").write_text("old")
     action.struck = {"take"}
     run(action, writes("restore-points/old.jsonl", "new"))
-    assert (action.root / RUN / RUN / "restore-points/old.jsonl").read_text() == "new"
+    assert (Spool(action.root, RUN).folder / RUN / "restore-points/old.jsonl").read_text() == "new"
     action.struck = set()
     run(action, writes("b", "b"))
     assert (tmp_path / "artifacts" / RUN / "restore-points/old.jsonl").read_text() == "new"
@@ -130,7 +130,7 @@ def test_a_failed_modules_own_message_is_not_hidden(action: Action) -> None:
 def test_a_module_at_work_is_waited_for_and_then_named(
     action: Action, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = action.root / RUN
+    there = Spool(action.root, RUN).folder
     (there / RUN).mkdir(parents=True)
     (there / RUN / "before").write_text("before")
     spool.note(there, "prod")
@@ -176,7 +176,7 @@ def test_what_is_written_after_it_was_taken_is_taken_again(
 
     def watched(self: Action, **given: Any) -> dict[str, Any]:
         if given["module_args"]["step"] == "drop" and not written:
-            written.append((self.root / RUN / RUN / "a").write_text("later!"))
+            written.append((Spool(self.root, RUN).folder / RUN / "a").write_text("later!"))
         return step(self, **given)
 
     monkeypatch.setattr(Action, "_execute_module", watched)
@@ -186,7 +186,7 @@ def test_what_is_written_after_it_was_taken_is_taken_again(
 
 
 def left_there(root: Path, run_id: str, prod: str) -> None:
-    folder = root / run_id
+    folder = Spool(root, run_id).folder
     folder.mkdir(parents=True)
     spool.note(folder, prod)
     (folder / run_id).mkdir()
@@ -217,7 +217,7 @@ def test_only_dead_runs_are_brought_in(
     told = carrying.collect(Action(root, run_id=own, prod="prod", artifacts_root=str(artifacts)), {})
     assert told["collected"] == ([theirs] if collected else [])
     assert (artifacts / theirs / "a").exists() is collected
-    assert (root / theirs / theirs / "a").exists() is not collected
+    assert (Spool(root, theirs).folder / theirs / "a").exists() is not collected
 
 
 def test_another_controllers_run_is_left_to_it(tmp_path: Path) -> None:
@@ -225,12 +225,23 @@ def test_another_controllers_run_is_left_to_it(tmp_path: Path) -> None:
     left_there(tmp_path / "host", RUN, "prod")
     asked = Action(tmp_path / "host", run_id=OTHER, prod="prod", artifacts_root=str(tmp_path / "artifacts"))
     assert carrying.collect(asked, {})["collected"] == []
-    assert (tmp_path / "host" / RUN / RUN / "a").exists()
+    assert (Spool(tmp_path / "host", RUN).folder / RUN / "a").exists()
 
 
 def test_a_transfer_that_was_cut_short_is_begun_anew(action: Action, tmp_path: Path) -> None:
-    (action.root / RUN / RUN).mkdir(parents=True)
-    (action.root / RUN / spool.INCOMING).write_bytes(b"half")
-    (action.root / RUN / RUN / "unpacked").write_text("before the note")
+    (Spool(action.root, RUN).folder / RUN).mkdir(parents=True)
+    (Spool(action.root, RUN).folder / spool.INCOMING).write_bytes(b"half")
+    (Spool(action.root, RUN).folder / RUN / "unpacked").write_text("before the note")
     run(action, writes("a", "a"))
     assert sorted(path.name for path in (tmp_path / "artifacts" / RUN).iterdir()) == ["a"]
+
+
+def test_a_workers_folder_below_the_same_root_is_none_of_the_spools(action: Action, tmp_path: Path) -> None:
+    point = action.root / RUN / "restore-points/embeddings-one.jsonl"
+    point.parent.mkdir(parents=True)
+    point.write_text("a worker's")
+    (tmp_path / "artifacts" / RUN / "events.jsonl").write_text(json.dumps({"kind": "run_ended"}) + "\n")
+    run(action, writes("a", "a"))
+    asked = Action(action.root, run_id=OTHER, prod="prod", artifacts_root=str(tmp_path / "artifacts"))
+    assert carrying.collect(asked, {})["collected"] == []
+    assert point.read_text() == "a worker's"
