@@ -71,8 +71,8 @@ collected:
 import os
 from pathlib import Path
 
-from ansible.module_utils.archon_align.ansible_edge import finish
 from ansible.module_utils.archon_align.context import RUN_ID
+from ansible.module_utils.archon_align.errors import AlignError
 from ansible.module_utils.archon_align.spool_steps import Spool
 from ansible.module_utils.basic import AnsibleModule
 
@@ -106,7 +106,14 @@ def main():
         "drop": spool.drop,
         "list": spool.runs,
     }
-    finish(module, lambda: {"changed": False} | steps[options["step"]]())
+    # Not by `finish`: with it the whole core would be shipped, for each step anew.
+    try:
+        result = steps[options["step"]]()
+    except AlignError as error:
+        module.fail_json(msg=str(error), error=error.as_dict())
+    except OSError as error:
+        module.fail_json(msg=f"The folder that archon_spool_dir names on this host cannot be used: {error}")
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":
