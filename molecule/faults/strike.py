@@ -192,7 +192,7 @@ STRIKES = {
     ),
     "templates": Strike(
         "templates", "embeddings,templates", "unreachable|module_lost", lambda: held(_AT_ROWS.format("archon_template_components")),
-        lambda: lost("prod-db"), inventory="machine.yml",
+        lambda: lost("prod-db"), inventory="machine/hosts.yml",
     ),
     "validate": Strike(
         "validate", "templates,validate", _NO_DATABASE, lambda: when(_VALIDATES), lambda: no_network("prod-db"),

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
-import urllib.request
+
+import httpx
 
 SECONDS = 800
 
 
 def at_work(service: str) -> bool:
     """Whether an embedding has been asked for."""
-    with urllib.request.urlopen(f"{service}/_lab/requests", timeout=10) as answer:
-        return any("embed" in str(seen["path"]) for seen in json.load(answer)["requests"])
+    seen = httpx.get(f"{service}/_lab/requests", timeout=10, trust_env=False).json()["requests"]
+    return any("embed" in str(request["path"]) for request in seen)
 
 
 def main(service: str, container: str) -> int:
