@@ -2,23 +2,29 @@
 
     python -m lab.elsewhere build {dev,prod} --embedding-base-url URL --password-file FILE
     python -m lab.elsewhere keys FILE
+    python -m lab.elsewhere portainer FOLDER --engine unix:///path
 
 `build` makes the start state on the PostgreSQL server that libpq's environment names (PGHOST, PGPORT, PGUSER of a superuser,
 PGPASSFILE); the roles' password is in a file. `keys` writes the environment of an Archon with keys of its own, unless it is there.
+`portainer` starts a Portainer before a real engine, on loopback, and prints as JSON where it is and where its key and certificate are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import psycopg
+from archon_align.errors import AlignError
 
-from . import databases
+from . import databases, portainer_process
 from .archon import keys
 from .databases import DATABASE, STANDARD, VARIANTS
+from .portainer.store import write_start
 from .world import WORLDS
 
 
@@ -41,6 +47,13 @@ def _keys(options: argparse.Namespace) -> None:
         file.write(lines)
 
 
+def _portainer(options: argparse.Namespace) -> None:
+    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_start(options.folder, {"images": {}, "ports": {}, "stacks": []})
+    record = portainer_process.start(options.folder, None, options.engine)
+    json.dump(asdict(record), sys.stdout)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 when a server or a file refuses."""
     parser = argparse.ArgumentParser(
@@ -60,10 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
     made = commands.add_parser("keys", help="the secret and the service key of one Archon, as environment")
     made.add_argument("file", type=Path)
     made.set_defaults(work=_keys)
+    started = commands.add_parser("portainer", help="a Portainer before an engine that is not the lab's own")
+    started.add_argument("folder", type=Path)
+    started.add_argument("--engine", required=True, help="unix:///path of the engine")
+    started.set_defaults(work=_portainer)
     options = parser.parse_args(arguments)
     try:
         options.work(options)
-    except (OSError, psycopg.Error) as error:
+    except (OSError, psycopg.Error, AlignError) as error:
         sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return 1
     return 0

@@ -43,9 +43,9 @@ def _answers(record: PortainerRecord, timeout: float) -> bool:
         return False
 
 
-def start(folder: Path, before: PortainerRecord | None) -> PortainerRecord:
+def start(folder: Path, before: PortainerRecord | None, engine: str = "") -> PortainerRecord:
     """The Portainer recorded `before` if it answers, else a new one, on the same port if that is free. It runs no service
-    until it is told to. Raises AlignError if it does not start."""
+    until it is told to; with an `engine` (unix:///path) it stands before that. Raises AlignError if it does not start."""
     if before is not None and is_alive(before):
         return before
     stop(before, folder)
@@ -57,7 +57,10 @@ def start(folder: Path, before: PortainerRecord | None) -> PortainerRecord:
     path = os.pathsep.join(filter(None, [str(_REPOSITORY), os.environ.get("PYTHONPATH")]))
     with log.open("w") as output, listener:
         process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, "--fd", str(listener.fileno()), "--lab", str(folder)],
+            [
+                *(sys.executable, "-m", _MODULE, "--fd", str(listener.fileno()), "--lab", str(folder)),
+                *(("--engine", engine) if engine else ()),
+            ],
             cwd=_REPOSITORY,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             pass_fds=[listener.fileno()],

@@ -158,7 +158,7 @@ def remove(instance: str, folder: Path) -> None:
     for process in psutil.process_iter(["cmdline"]):
         if (
             (command := process.info["cmdline"])
-            and "podman" in command[0]
+            and ("podman" in command[0] or "lab.portainer" in command)
             and any(str(folder) in part for part in command)
         ):
             process.kill()
