@@ -126,7 +126,8 @@ details:
   description:
     - C(schema) with C(differences_before) and C(differences_after) (counted on a fresh reading before COMMIT), C(only_in_prod)
       (names), C(statements) for PROD with those of C(stages) (names), C(locks) by table, and C(dev_statements) for DEV. Differences
-      that the scope leaves out are counted.
+      that the scope leaves out are counted. When a decision is needed, C(statements) are what was planned, and C(dev_statements) what
+      was done.
   returned: always
   type: dict
   sample:

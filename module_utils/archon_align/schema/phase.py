@@ -165,15 +165,18 @@ def _run(context: Context, options: Options, ledger: Ledger, started: float) -> 
     with open_session(context, context.dev) as dev, open_session(context, context.prod) as prod:
         planned = _planned(dev, prod, options)
         _record(context, planned, options)
+        on_dev: list[str] = []
         try:
             require_decided(planned.dev.plan)
             require_decided(planned.prod.plan)
             if planned.dev.plan.statements:
                 planned = replace(planned, dev=_apply_dev(dev, prod, options, ledger))
+                on_dev = [statement.sql for statement in planned.dev.plan.statements]
             applied = _apply(dev, prod, planned, options, ledger)
         except DecisionNeeded as error:
             outcome = _outcome(planned, planned.prod.plan.comparison, started, applied=False)
             outcome.status, outcome.error = "decision_needed", error
+            outcome.details["schema"]["dev_statements"] = on_dev
             return outcome
         except StageFailed as error:
             after = error.after or planned.prod.plan.comparison

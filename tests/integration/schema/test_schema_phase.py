@@ -379,6 +379,17 @@ def test_what_another_run_has_made_on_dev_meanwhile_is_not_made_again(
         assert side.value("public", "SELECT to_regclass('archon_credentials')::text") == "archon_credentials"
 
 
+def test_where_prod_is_refused_nothing_is_said_to_be_made_on_dev(pair: Callable[[str, str], World]) -> None:
+    world = pair(
+        "CREATE TABLE notes (id int PRIMARY KEY, body varchar(5))",
+        "CREATE TABLE notes (id int PRIMARY KEY, body varchar(50)); INSERT INTO notes VALUES (1, 'too long for it')",
+    )
+    outcome = phase.run(world.context(), phase.Options())
+    assert (outcome.status, outcome.details["schema"]["dev_statements"]) == ("decision_needed", [])
+    assert outcome.details["schema"]["statements"]
+    assert world.dev.value("public", "SELECT to_regclass('archon_credentials')::text") is None
+
+
 def test_users_at_work_are_neither_blocked_for_long_nor_lose_anything(make_world: Callable[..., World]) -> None:
     world = make_world(
         "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a varchar(40) NOT NULL, n int DEFAULT 5);",

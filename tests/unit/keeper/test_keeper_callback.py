@@ -139,8 +139,9 @@ def test_several_runs_have_lines_that_say_whose_they_are(
     other.mkdir()
     callback = follow(plugin, one, [("embeddings", "2/9 rows")])
     callback._tails[str(other)] = plugin.Tail(other / "events.jsonl")
+    callback._hosts = {str(one): "prod-a", str(other): "prod-b"}
     callback._show()
-    assert screen.flushed == f"  embeddings  2/9 rows ({RUN_ID})\n"
+    assert screen.flushed == "  embeddings  2/9 rows (prod-a)\n"
 
 
 def test_what_an_earlier_task_reached_is_not_shown_below_the_next(
