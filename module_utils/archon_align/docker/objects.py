@@ -12,6 +12,10 @@ STACK_LABEL = "com.docker.stack.namespace"
 SERVICE_LABEL = "com.docker.swarm.service.name"
 COMPOSE_STACK_LABEL = "com.docker.compose.project"
 COMPOSE_SERVICE_LABEL = "com.docker.compose.service"
+# A compose project may have several containers of one service.
+COMPOSE_NUMBER_LABEL = "com.docker.compose.container-number"
+# What compose notes of a container for itself; with every other configuration it is another.
+_COMPOSE_NOTES = "com.docker.compose."
 # Docker's word for "never".
 _NEVER = 1
 # "Up 2 minutes (healthy)", "Up 2 seconds (health: starting)"; but "Restarting (1) 3 seconds ago".
@@ -76,7 +80,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of the list, with what its inspection adds where that was asked for. `environment` may hold secrets."""
+    """A container of the list, with what its inspection adds where that was asked for. `environment` may hold secrets.
+
+    `configuration` is what else it was made with, as far as a container that is made anew in the same way has the same.
+    """
 
     id: str
     name: str
@@ -88,6 +95,7 @@ class Container:
     ports: tuple[Port, ...]
     started_at: datetime | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    configuration: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def stack(self) -> str:
@@ -199,6 +207,7 @@ def _sorted(ports: set[Port]) -> tuple[Port, ...]:
 def inspected_container_of(given: Mapping[str, Any]) -> Container:
     """An inspected container. Raises KeyError, TypeError, AttributeError for what is none."""
     config, state = given["Config"], given["State"]
+    found = pairs(config.get("Env"))
     bound = (given.get("NetworkSettings") or {}).get("Ports") or {}
     # One item for IPv4, one for IPv6.
     ports = {
@@ -216,5 +225,28 @@ def inspected_container_of(given: Mapping[str, Any]) -> Container:
         labels=dict(config.get("Labels") or {}),
         ports=_sorted(ports),
         started_at=moment(state.get("StartedAt")),
-        environment=pairs(config.get("Env")),
+        # Podman tells the host's name, too, which is another for every container unless somebody chose it.
+        environment={key: value for key, value in found.items() if (key, value) != ("HOSTNAME", given["Id"][:12])},
+        configuration=_configuration(given),
     )
+
+
+def _configuration(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Chosen by name: an engine's own notes (ids, paths of logs, addresses that it gave) differ from container to container."""
+    config, host = given["Config"], given.get("HostConfig") or {}
+    networks = (given.get("NetworkSettings") or {}).get("Networks") or {}
+    mounts = [
+        (str(one.get("Destination")), str(one.get("Name") or one.get("Source")), bool(one.get("RW", True)))
+        for one in given.get("Mounts") or []
+    ]
+    return {
+        **{name: config.get(name) for name in ("Image", "Entrypoint", "Cmd", "User", "WorkingDir", "Healthcheck")},
+        **{name: host.get(name) for name in ("PortBindings", "RestartPolicy", "Privileged", "Memory", "NanoCpus")},
+        "CapAdd": sorted(host.get("CapAdd") or []),
+        "CapDrop": sorted(host.get("CapDrop") or []),
+        "Mounts": sorted(mounts),
+        "Networks": {name: (one or {}).get("IPAMConfig") for name, one in networks.items()},
+        "Labels": {
+            name: value for name, value in (config.get("Labels") or {}).items() if not name.startswith(_COMPOSE_NOTES)
+        },
+    }

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..docker.engine import Engine, EngineRefused
-from ..docker.objects import COMPOSE_STACK_LABEL, Container, Service, Task
+from ..docker.objects import (
+    COMPOSE_NUMBER_LABEL,
+    COMPOSE_SERVICE_LABEL,
+    COMPOSE_STACK_LABEL,
+    Container,
+    Service,
+    Task,
+)
 from ..errors import AlignError
 
 SERVER = "server"
@@ -17,6 +25,7 @@ DEFAULT_PORT = 8181
 _ROLE = re.compile(r"(?:^|[-_/.])archon[-_](server|mcp|agents|ui|frontend|docs)(?=$|[-_:.@])")
 _ALIVE = ("new", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running")
 _STOPPED_ROLLBACKS = ("rollback_paused",)
+_GONE = 404
 _STOPPED_UPDATES = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
 
 
@@ -30,7 +39,9 @@ def role_of(name: str, image: str) -> str:
 class Found:
     """One service as it is now. `environment` may hold secrets; `started_at` is by the engine's clock, None without a process.
 
-    `instances` are the ids of the tasks or the container with its start, by which a restart is recognised.
+    `key` stays what it is when compose makes the container anew, which has another `id` then. `service` is its key in the
+    stack's file, '' for a container of no stack. `instances` are the ids of the tasks or the container with its start, by which
+    a restart is recognised.
     """
 
     id: str
@@ -45,6 +56,25 @@ class Found:
     port: int = DEFAULT_PORT
     problem: str = ""
     instances: frozenset[str] = frozenset()
+    key: str = ""
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What a service is configured as, to be compared: its environment, and `rest`, everything else. Both may hold secrets."""
+
+    name: str
+    environment: Mapping[str, str] = field(repr=False)
+    rest: Mapping[str, Any] = field(repr=False)
+
+    def same(self, other: Configured, *, but: Collection[str] = ()) -> bool:
+        """Whether they are configured alike, `but` for these keys of the environment."""
+
+        def kept(one: Configured) -> dict[str, str]:
+            return {key: value for key, value in one.environment.items() if key not in but}
+
+        return self.rest == other.rest and kept(self) == kept(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +96,9 @@ class Installation(Protocol):
     @property
     def engine(self) -> Engine: ...
     def services(self) -> list[Found]: ...
+    def configured(self) -> dict[str, Configured]:
+        """What each service of the stack, by its key, is configured as."""
+
     def restart(self, found: Found) -> None: ...
     def progress(self, found: Found, *, rolling_back: bool = False) -> Progress:
         """How far what replaces `found` is."""
@@ -105,7 +138,15 @@ class SwarmStack:
             next((port.target for port in service.ports if port.target), DEFAULT_PORT),
             "" if running else _problem(tasks, service),
             frozenset(task.id for task in tasks),
+            service.id,
+            service.short_name,
         )
+
+    def configured(self) -> dict[str, Configured]:
+        return {
+            one.id: Configured(one.name, one.environment, _without_environment(one.spec))
+            for one in self.engine.services(self.stack)
+        }
 
     def restart(self, found: Found) -> None:
         self.force(self.engine.service(found.id))
@@ -139,6 +180,12 @@ class SwarmStack:
         return Progress(container_id=_last_container(fresh))
 
 
+def _without_environment(spec: Mapping[str, Any]) -> dict[str, Any]:
+    rest: dict[str, Any] = copy.deepcopy(dict(spec))
+    rest["TaskTemplate"]["ContainerSpec"].pop("Env", None)
+    return rest
+
+
 def _age(task: Task) -> float:
     return task.created_at.timestamp() if task.created_at else 0.0
 
@@ -167,13 +214,25 @@ class Containers:
     engine: Engine
 
     def services(self) -> list[Found]:
-        known = self.engine.containers({COMPOSE_STACK_LABEL: self.stack})
+        known = self._of_project()
         if not known:
             known = [one for one in self.engine.containers() if role_of(one.name, "") and not one.stack]
         return [self._found(self.engine.container(one.id)) for one in known]
 
-    @staticmethod
-    def _found(container: Container) -> Found:
+    def _of_project(self) -> list[Container]:
+        return self.engine.containers({COMPOSE_STACK_LABEL: self.stack})
+
+    def configured(self) -> dict[str, Configured]:
+        inspected = [self.engine.container(one.id) for one in self._of_project()]
+        return {self._key(one): Configured(one.name, one.environment, one.configuration) for one in inspected}
+
+    def _key(self, container: Container) -> str:
+        labels = container.labels
+        if labels.get(COMPOSE_STACK_LABEL) != self.stack:
+            return container.id
+        return f"{labels.get(COMPOSE_SERVICE_LABEL, '')} {labels.get(COMPOSE_NUMBER_LABEL, '1')}"
+
+    def _found(self, container: Container) -> Found:
         running = container.state == "running"
         return Found(
             container.id,
@@ -188,6 +247,8 @@ class Containers:
             next((port.target for port in container.ports if port.target), DEFAULT_PORT),
             "" if running else f"the container is {container.state}",
             frozenset((_instance(container),)),
+            self._key(container),
+            container.labels.get(COMPOSE_SERVICE_LABEL, "") if container.stack == self.stack else "",
         )
 
     def restart(self, found: Found) -> None:
@@ -204,7 +265,9 @@ class Containers:
         )
 
     def progress(self, found: Found, *, rolling_back: bool = False) -> Progress:  # noqa: ARG002
-        container = self.engine.container(found.id)
+        container = self._now(found)
+        if container is None:
+            return Progress()
         if _instance(container) in found.instances:
             return Progress(container_id=container.id)
         if container.state in ("exited", "dead"):
@@ -212,6 +275,16 @@ class Containers:
         return Progress(
             done=container.state == "running" and container.health in ("", "healthy"), container_id=container.id
         )
+
+    def _now(self, found: Found) -> Container | None:
+        """The container, or the one that compose has made in its place; None before it has."""
+        try:
+            return self.engine.container(found.id)
+        except EngineRefused as refused:
+            if refused.http_status != _GONE:
+                raise
+        made = next((one for one in self._of_project() if self._key(one) == found.key), None)
+        return self.engine.container(made.id) if made else None
 
 
 def _instance(container: Container) -> str:

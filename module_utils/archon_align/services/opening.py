@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from ..docker.engine import PROBING, READING, Engine
 from ..errors import AlignError
 from ..portainer.client import Access, Portainer
-from ..portainer.objects import SWARM, Stack
+from ..portainer.objects import SWARM
 from ..web.trust import Trust
 from ..web.wire import Server, Wire
 from .installation import Containers, Installation, SwarmStack, on_engine
+from .stack_change import KeptStack
 
 PORTAINER, ENGINE, NONE = "portainer", "engine", "none"
 BACKENDS = (PORTAINER, ENGINE, NONE)
@@ -53,11 +54,10 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The installation, with Portainer and its stack where Portainer keeps one (then its variables can be changed)."""
+    """The installation, and its stack where Portainer keeps one (then its variables can be changed)."""
 
     installation: Installation
-    portainer: Portainer | None = None
-    stack: Stack | None = None
+    kept: KeptStack | None = None
 
 
 @contextmanager
@@ -88,10 +88,12 @@ def _by_portainer(portainer: Portainer, name: str, environment: str) -> Opened:
         if missing.code != "stack_missing":
             raise
         return _not_deployed_by_portainer(portainer, name, environment, missing)
-    engine = portainer.engine(stack.environment_id)
-    if stack.kind != SWARM:
-        return Opened(Containers(PORTAINER, name, engine), portainer, stack)
-    return Opened(_swarm(portainer, name, stack.environment_id), portainer, stack)
+    installation: Installation = (
+        _swarm(portainer, name, stack.environment_id)
+        if stack.kind == SWARM
+        else Containers(PORTAINER, name, portainer.engine(stack.environment_id))
+    )
+    return Opened(installation, KeptStack(portainer, stack, installation))
 
 
 def _not_deployed_by_portainer(portainer: Portainer, name: str, environment: str, missing: AlignError) -> Opened:

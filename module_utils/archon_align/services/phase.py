@@ -22,12 +22,12 @@ from . import environment, reach, stored, telling
 from .deciding import Clocks, Decision, compare, decide, doubts, settling
 from .effective import Effective, effective
 from .foresight import foresee, tables_of
-from .installation import SERVER, Found, Installation, SwarmStack
+from .installation import SERVER, Found, Installation
 from .judging import Expected, judge
 from .opening import NONE, Opened, Where, opened
 from .readiness import Readiness
 from .restarting import restart
-from .stack_change import Picture, change, photograph
+from .stack_change import change, photograph, planned
 from .waiting import wait_for_restart
 
 PHASE = "services"
@@ -242,48 +242,20 @@ class _Work:
             "EMBEDDING_DIMENSIONS": str(expected.dimensions),
             **self.wanted,
         }
-        if where.portainer is None or where.stack is None or not isinstance(where.installation, SwarmStack):
-            differing = [key for key, value in wanted.items() if found.environment.get(key) != value]
-            finding = Finding(
-                "environment_not_changed",
-                "warning",
-                f"{found.name}: {', '.join(differing)}",
-                "The environment is another one than is wanted. It is changed only in a Swarm stack that Portainer keeps; a "
-                "container has its environment for life.",
-                "Change it in the compose or stack file, and deploy that.",
-            )
-            return environment.EnvironmentPlan(found.name, findings=(finding,) if differing else ())
-        return environment.plan(
-            where.portainer.stack_file(where.stack.id),
-            where.stack.environment,
-            service=found.name.removeprefix(f"{where.stack.name}_"),
-            name=found.name,
-            environment=found.environment,
-            wanted=wanted,
-        )
+        return planned(where.kept, found, wanted)
 
     def _do(self, step: _Step, where: Opened, clocks: Clocks) -> None:
         require_own_lock(self.session)
-        options, found = self.options, step.found
-        now: Picture | None = None
-        if step.planned.changes and where.portainer is not None and where.stack is not None:
-            now = photograph(where.portainer, where.stack, where.installation)
+        options, found, changes = self.options, step.found, step.planned.changes
+        kept = where.kept if changes else None
+        now = photograph(kept) if kept else None
         readiness = self._readiness(found)
         waited = time.monotonic() - self.stored.read_at
         time.sleep(max(0.0, settling(step.decision, clocks, self.stored.now) - waited))
         self.session.progress(f"restarting {found.name}")
-        if now is not None and where.portainer is not None and where.stack is not None:
-            change(
-                where.portainer,
-                where.stack,
-                where.installation,
-                found,
-                step.planned,
-                readiness,
-                before=now,
-                seconds=options.ready_timeout,
-            )
-            self.new_variables[found.id] = [one.variable for one in step.planned.changes]
+        if kept and now:
+            change(kept, found, changes, readiness, before=now, seconds=options.ready_timeout)
+            self.new_variables[found.key] = [one.variable for one in changes]
         else:
             restart(
                 where.installation,
@@ -292,8 +264,8 @@ class _Work:
                 seconds=options.ready_timeout,
                 undo=telling.undo_data(self.context),
             )
-        self.restarted.append(found.id)
-        self.ready[found.id] = True
+        self.restarted.append(found.key)
+        self.ready[found.key] = True
 
     def _readiness(self, found: Found) -> Readiness:
         """How to see that it is ready: not by an address that does not even lead to the server that runs now."""
@@ -314,12 +286,12 @@ class _Work:
 
     def _predict(self, due: Sequence[_Step]) -> None:
         for step in due:
-            self.restarted.append(step.found.id)
-            self.new_variables[step.found.id] = [one.variable for one in step.planned.changes]
-            self.foreseen_environment[step.found.id] = {one.key: one.after for one in step.planned.changes}
+            self.restarted.append(step.found.key)
+            self.new_variables[step.found.key] = [one.variable for one in step.planned.changes]
+            self.foreseen_environment[step.found.key] = {one.key: one.after for one in step.planned.changes}
 
     def _environment_of(self, found: Found | None) -> Mapping[str, str] | None:
-        return {**found.environment, **self.foreseen_environment.get(found.id, {})} if found else None
+        return {**found.environment, **self.foreseen_environment.get(found.key, {})} if found else None
 
     def _by_hand(self) -> None:
         """Nobody restarts it: say so when this run has changed what it keeps in memory, and wait for it where that is asked for."""
@@ -362,8 +334,8 @@ class _Work:
             self.findings += judge(about, self.options.expected, known, service=server.name if server else name)
         tested = self._tested(found, servers[0] if servers else None, used)
         self.findings += reach.findings(tested, name, expected_here=self.backend == NONE)
-        if len(servers) == 1 and servers[0].id not in self.ready and self.readiness.url:
-            self.ready[servers[0].id] = not self.readiness.by_http()
+        if len(servers) == 1 and servers[0].key not in self.ready and self.readiness.url:
+            self.ready[servers[0].key] = not self.readiness.by_http()
         status: Status = "aligned"
         if self.restarted:
             status = "drift" if self.context.check else "changed"
@@ -372,7 +344,7 @@ class _Work:
             status,
             changed=bool(self.restarted),
             findings=self.findings,
-            diff=[item for step in steps if step.found.id in self.restarted for item in _diff(step)],
+            diff=[item for step in steps if step.found.key in self.restarted for item in _diff(step)],
             details=telling.section(
                 backend=self.backend,
                 stack=self.options.where.stack,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..application.server import Archon
@@ -46,12 +44,3 @@ def by_exec(engine: Engine, container_id: str, port: int) -> str:
     except AlignError as error:
         return error.found
     return "" if told.get("ready") is True else f"/health, from inside: {told.get('error') or 'not ready'}"
-
-
-def wait(ask: Callable[[], str], deadline: float) -> str:
-    """'' as soon as it is ready, or what it last said when `deadline` (monotonic) has passed."""
-    while said := ask():
-        if time.monotonic() >= deadline:
-            return said
-        time.sleep(PAUSE_SECONDS)
-    return ""

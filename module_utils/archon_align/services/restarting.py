@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..docker.engine import Engine
 from ..errors import AlignError
 from .installation import Found, Installation, Progress
-from .readiness import PAUSE_SECONDS, Readiness, wait
+from .readiness import PAUSE_SECONDS, Readiness
 
 _LOG_LINES = 12
 _LOG_SHOWN = 800
@@ -41,34 +41,32 @@ def replaced(
     installation: Installation, found: Found, readiness: Readiness, *, seconds: float, rolling_back: bool = False
 ) -> str:
     """Wait until what `found` was is gone and what replaces it is ready; '' or the problem, with the end of its log."""
+    engine = installation.engine
     deadline = time.monotonic() + seconds
     progress = Progress()
     said = "no new task was started"
-    while not progress.done and not progress.problem:
+    while not progress.problem:
         try:
             progress = installation.progress(found, rolling_back=rolling_back)
             said = "its new task does not run yet" if progress.container_id else said
+            # It may run and end before it is ready: what became of it is looked at again then.
+            if progress.done and not (said := readiness.ask(engine, progress.container_id, found.port)):
+                return ""
         except AlignError as error:  # Portainer or the engine may be away for a moment, too
             said = f"{error.what} {error.found}"
         if time.monotonic() >= deadline:
             break
-        if not progress.done and not progress.problem:
+        if not progress.problem:
             time.sleep(PAUSE_SECONDS)
-    if progress.done:
-        engine, container_id = installation.engine, progress.container_id
-        not_ready = wait(lambda: readiness.ask(engine, container_id, found.port), deadline)
-        if not not_ready:
-            return ""
-        said = not_ready
     problem = progress.problem or f"{said} after {seconds:g} s"
-    log = _log(installation.engine, progress.container_id, found.environment)
+    log = _log(engine, progress.container_id, found.environment)
     return f"{problem}; its log ends: {log}" if log else problem
 
 
 def restored(installation: Installation, found: Found, readiness: Readiness, *, seconds: float) -> str:
     """Bring back the former state of what was `found`, and say what became of that."""
     try:
-        now = next((one for one in installation.services() if one.id == found.id), found)
+        now = next((one for one in installation.services() if one.key == found.key), found)
         installation.roll_back(now)
     except AlignError as error:
         return f"it stays as it is: {error.what} {error.found}"

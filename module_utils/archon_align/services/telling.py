@@ -32,6 +32,7 @@ def section(
 ) -> dict[str, Any]:
     """details["services"]: names and times, of the environment names only. What was done `earlier` in the run stays told."""
     before = {str(one.get("name")): one for one in earlier}
+    changed = environment_changed or {}
     listed = [
         {
             "name": one.name,
@@ -39,10 +40,10 @@ def section(
             "image": one.image,
             "running": one.running,
             "started_at": one.started_at.isoformat() if one.started_at else None,
-            "restarted": one.id in restarted or bool(before.get(one.name, {}).get("restarted")),
-            "ready": (ready or {}).get(one.id),
+            "restarted": one.key in restarted or bool(before.get(one.name, {}).get("restarted")),
+            "ready": (ready or {}).get(one.key),
             "environment_changed": sorted(
-                {*(environment_changed or {}).get(one.id, ()), *before.get(one.name, {}).get("environment_changed", ())}
+                {*changed.get(one.key, ()), *before.get(one.name, {}).get("environment_changed", ())}
             ),
         }
         for one in services
