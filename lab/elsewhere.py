@@ -2,11 +2,12 @@
 
     python -m lab.elsewhere build {dev,prod} --embedding-base-url URL --password-file FILE
     python -m lab.elsewhere keys FILE
-    python -m lab.elsewhere portainer FOLDER --engine unix:///path
+    python -m lab.elsewhere portainer FOLDER --engine unix:///path [--stack FILE]
 
 `build` makes the start state on the PostgreSQL server that libpq's environment names (PGHOST, PGPORT, PGUSER of a superuser,
 PGPASSFILE); the roles' password is in a file. `keys` writes the environment of an Archon with keys of its own, unless it is there.
 `portainer` starts a Portainer before a real engine, on loopback, and prints as JSON where it is and where its key and certificate are.
+It keeps and deploys the compose stack that a JSON file describes: `name`, `file` (the compose file's text) and `env`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from archon_align.errors import AlignError
 from . import databases, portainer_process
 from .archon import keys
 from .databases import DATABASE, STANDARD, VARIANTS
-from .portainer.store import write_start
+from .portainer.store import COMPOSE_STACK, write_start
 from .world import WORLDS
 
 
@@ -49,8 +50,10 @@ def _keys(options: argparse.Namespace) -> None:
 
 def _portainer(options: argparse.Namespace) -> None:
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_start(options.folder, {"images": {}, "ports": {}, "stacks": []})
+    stacks = [{**json.loads(options.stack.read_text()), "type": COMPOSE_STACK}] if options.stack else []
+    write_start(options.folder, {"images": {}, "ports": {}, "stacks": stacks})
     record = portainer_process.start(options.folder, None, options.engine)
+    portainer_process.tell(record, "POST", "up")
     json.dump(asdict(record), sys.stdout)
 
 
@@ -76,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = commands.add_parser("portainer", help="a Portainer before an engine that is not the lab's own")
     started.add_argument("folder", type=Path)
     started.add_argument("--engine", required=True, help="unix:///path of the engine")
+    started.add_argument("--stack", type=Path, help="file with a compose stack that it keeps and deploys")
     started.set_defaults(work=_portainer)
     options = parser.parse_args(arguments)
     try:

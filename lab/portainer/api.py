@@ -64,7 +64,7 @@ _Handler = Callable[["Portainer", Call], Awaitable[Response]]
 
 
 class Portainer:
-    """One Portainer with two environments: the lab's Swarm, and one that is down."""
+    """One Portainer with two environments: the lab's Swarm, or a real engine, and one that is down."""
 
     def __init__(self, store: Store, lab: Lab, swarm: Swarm, access: Access, engine: EngineProxy | None) -> None:
         self._store = store
@@ -73,7 +73,7 @@ class Portainer:
         self._access = access
         self._docker = DockerApi(swarm, store)
         self._engine = engine
-        self.stacks = Stacks(store, lab, swarm)
+        self.stacks = Stacks(store, lab, swarm, engine)
         self._webhooks: list[JSON] = []
 
     async def answer(self, request: Request, caller: Caller | Problem) -> Response:
@@ -146,7 +146,7 @@ class Portainer:
         up = number == ENVIRONMENT
         running = sum(container.state == "running" for container in self._swarm.containers())
         snapshot = {
-            "Time": 0, "DockerVersion": ENGINE_VERSION, "Swarm": True, "TotalCPU": 2, "TotalMemory": 8 << 30,
+            "Time": 0, "DockerVersion": ENGINE_VERSION, "Swarm": self._engine is None, "TotalCPU": 2, "TotalMemory": 8 << 30,
             "RunningContainerCount": running, "ServiceCount": len(self._swarm.services), "NodeCount": 1,
             "StackCount": len({service.stack for service in self._swarm.services.values()}),
         }  # fmt: skip

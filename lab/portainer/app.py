@@ -140,7 +140,7 @@ class _Site:
 
 def create_app(lab_folder: Path, engine: EngineProxy | None = None) -> Starlette:
     """The application for one lab; `app.state.store` has the certificate to serve it with. With an `engine` the proxy to
-    Docker leads there."""
+    Docker leads there, and compose stacks are deployed there."""
     site = _Site(lab_folder, engine)
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Stack files as `docker stack deploy` reads them, turned into the service specs of Docker's API."""
+"""Stack files as compose and `docker stack deploy` read them, for the latter turned into the service specs of Docker's API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNITS = {"h": 3_600_000_000_000, "m": 60_000_000_000, "s": 1_000_000_000, "ms":
 
 
 class DeployFailed(Exception):
-    """What `docker stack deploy` would have printed."""
+    """What compose or `docker stack deploy` would have printed."""
 
 
 def _interpolate(value: Any, variables: Mapping[str, str], place: str) -> Any:
@@ -59,7 +59,7 @@ def _nanoseconds(value: Any, default: str) -> int:
     return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
-def _pairs(given: Any, variables: Mapping[str, str]) -> list[str]:
+def pairs(given: Any, variables: Mapping[str, str]) -> list[str]:
     """`environment` and `labels` come as a list of KEY=value or as a mapping; a bare KEY is taken from the variables."""
     if isinstance(given, dict):
         return [f"{key}={'' if value is None else value}" for key, value in given.items()]
@@ -128,15 +128,15 @@ def _service(stack: str, name: str, given: Any, variables: Mapping[str, str]) ->
     command = given.get("command") or []
     container: JSON = {
         "Image": str(given["image"]),
-        "Labels": {NAMESPACE: stack, **dict(pair.split("=", 1) for pair in _pairs(given.get("labels"), variables))},
-        "Env": sorted(_pairs(given.get("environment"), variables)),
+        "Labels": {NAMESPACE: stack, **dict(pair.split("=", 1) for pair in pairs(given.get("labels"), variables))},
+        "Env": sorted(pairs(given.get("environment"), variables)),
         "Args": command.split() if isinstance(command, str) else [str(part) for part in command],
         "StopGracePeriod": _nanoseconds(given.get("stop_grace_period"), "10s"),
         "Isolation": "default",
     }
     if health := _health(given.get("healthcheck")):
         container["Healthcheck"] = health
-    labels = dict(pair.split("=", 1) for pair in _pairs(deploy.get("labels"), variables))
+    labels = dict(pair.split("=", 1) for pair in pairs(deploy.get("labels"), variables))
     return {
         "Name": f"{stack}_{name}",
         "Labels": {IMAGE_LABEL: str(given["image"]), NAMESPACE: stack, **labels},
@@ -154,8 +154,8 @@ def _service(stack: str, name: str, given: Any, variables: Mapping[str, str]) ->
     }
 
 
-def services(stack: str, file: str, variables: Mapping[str, str]) -> list[JSON]:
-    """The specs of a stack's services, `${VAR}` taken from `variables` alone. Raises DeployFailed."""
+def interpolated(file: str, variables: Mapping[str, str]) -> JSON:
+    """A stack file's content, `${VAR}` taken from `variables` alone. Raises DeployFailed."""
     try:
         content = yaml.safe_load(file)
     except yaml.YAMLError as error:
@@ -164,7 +164,13 @@ def services(stack: str, file: str, variables: Mapping[str, str]) -> list[JSON]:
         raise DeployFailed("Top-level object must be a mapping")
     if not isinstance(content.get("services"), dict):
         raise DeployFailed("services must be a mapping")
-    resolved = _interpolate(content, variables, "")
+    resolved: JSON = _interpolate(content, variables, "")
+    return resolved
+
+
+def services(stack: str, file: str, variables: Mapping[str, str]) -> list[JSON]:
+    """The specs of a stack's services. Raises DeployFailed."""
+    resolved = interpolated(file, variables)
     try:
         return [_service(stack, str(name), given, variables) for name, given in resolved["services"].items()]
     except (AttributeError, TypeError, ValueError) as error:

@@ -1,13 +1,16 @@
-"""The proxy to Docker before a real engine's socket instead of the lab's own Swarm."""
+"""A real engine at its socket instead of the lab's own Swarm: for the proxy to Docker, and for what Portainer itself does there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import httpx
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+
+from .compose import JSON, DeployFailed
 
 _SECONDS = 600.0  # an exec lasts as long as its command
 # Of one connection alone, or Portainer's and none of the engine's business.
@@ -18,7 +21,7 @@ _DROPPED = {
 
 
 class EngineProxy:
-    """Passes requests to the engine behind `unix:///path`, answers and errors unchanged."""
+    """The engine behind `unix:///path`. The proxy passes on requests, answers and errors unchanged."""
 
     def __init__(self, url: str) -> None:
         """Raises ValueError for anything but a unix socket."""
@@ -28,6 +31,24 @@ class EngineProxy:
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=path), base_url="http://docker", timeout=_SECONDS
         )
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        content: JSON | None = None,
+    ) -> Any:
+        """What the engine says to a request of Portainer's own. Raises DeployFailed, in the words of Docker's client."""
+        try:
+            reply = await self._client.request(method, path, params=params, json=content)
+        except httpx.TransportError as error:
+            raise DeployFailed(f"Cannot connect to the Docker daemon: {error}") from error
+        if reply.is_error:
+            raise DeployFailed(f"{doing}: Error response from daemon: {reply.json().get('message', '')}")
+        return reply.json() if reply.content else None
 
     async def answer(self, request: Request, path: str) -> Response:
         """The engine's answer; 502 without a body when it cannot be reached, as of Go's reverse proxy."""

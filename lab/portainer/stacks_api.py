@@ -8,8 +8,10 @@ from typing import Any
 
 from . import compose
 from .access import Caller, Problem
+from .compose_project import ComposeProject
+from .engine_proxy import EngineProxy
 from .faults import Lab
-from .store import ACTIVE, DOWN_ENVIRONMENT, ENVIRONMENT, INACTIVE, JSON, SWARM_STACK, Stack, Store
+from .store import ACTIVE, COMPOSE_STACK, DOWN_ENVIRONMENT, ENVIRONMENT, INACTIVE, JSON, SWARM_STACK, Stack, Store
 from .swarm import Refused, Swarm, deploy
 
 _NOT_FOUND = "Unable to find a stack with the specified identifier inside the database"
@@ -36,10 +38,11 @@ def _pairs(body: JSON) -> list[JSON]:
 class Stacks:
     """The stacks of all environments."""
 
-    def __init__(self, store: Store, lab: Lab, swarm: Swarm) -> None:
+    def __init__(self, store: Store, lab: Lab, swarm: Swarm, engine: EngineProxy | None) -> None:
         self._store = store
         self._lab = lab
         self._swarm = swarm
+        self._engine = engine
 
     def _all(self) -> list[Stack]:
         faults = self._lab.faults
@@ -176,7 +179,7 @@ class Stacks:
         """Deploy what is active and not there or changed, and fill slots that ran out of tries."""
         there = {service.stack for service in self._swarm.services.values()} - changed
         for stack in self._store.stacks:
-            deployable = stack.status == ACTIVE and stack.type == SWARM_STACK and stack.environment == ENVIRONMENT
+            deployable = stack.status == ACTIVE and stack.type == self._kind and stack.environment == ENVIRONMENT
             if deployable and stack.name not in there:
                 await self._deploy(stack, pull=False, prune=False)
         self._swarm.revive()
@@ -190,13 +193,21 @@ class Stacks:
                 stack.auto_update = {"Interval": "", "Webhook": str(uuid.uuid4()), "ForceUpdate": False}
                 self._store.save()
 
+    @property
+    def _kind(self) -> int:
+        """The type of the stacks that can be deployed: the real engine is no Swarm."""
+        return SWARM_STACK if self._engine is None else COMPOSE_STACK
+
     async def _deploy(self, stack: Stack, *, pull: bool, prune: bool) -> None:
-        if stack.environment != ENVIRONMENT or stack.type != SWARM_STACK:
+        if stack.environment != ENVIRONMENT or stack.type != self._kind:
             raise Problem(500, f"failed to deploy a stack: {DOWN_TEXT}", f"failed to deploy a stack: {DOWN_TEXT}")
         try:
-            names = deploy(
-                self._swarm, compose.services(stack.name, stack.file, stack.variables()), stack.name, pull=pull
-            )
+            if self._engine is not None:
+                names = await ComposeProject(self._engine, stack).up(pull=pull)
+            else:
+                names = deploy(
+                    self._swarm, compose.services(stack.name, stack.file, stack.variables()), stack.name, pull=pull
+                )
         except compose.DeployFailed as failed:
             raise Problem(500, f"failed to deploy a stack: {failed}") from failed
         except Refused as refused:
@@ -205,6 +216,11 @@ class Stacks:
             await self._remove_services(stack, tuple(names))
 
     async def _remove_services(self, stack: Stack, kept: tuple[str, ...]) -> None:
+        if self._engine is not None:
+            try:
+                await ComposeProject(self._engine, stack).down(kept)
+            except compose.DeployFailed as failed:
+                raise Problem(500, f"failed to remove a stack: {failed}") from failed
         for service in list(self._swarm.services.values()):
             if service.stack == stack.name and service.name not in kept:
                 await self._swarm.remove(service)
