@@ -10,7 +10,8 @@ description:
     with what they should. Every difference is a finding with its consequence.
   - Restarts an archon-server that was started before the newest change of what it keeps in memory, one at a time, and waits until
     C(/health) says C(ready). One that does not come up is brought back to its former state, and the module fails.
-  - With O(mode=update) also changes the variables of PROD's stack in Portainer that decide the embedding, and no others.
+  - With O(mode=update) also changes the variables of PROD's stack in Portainer (Swarm's or compose's) that decide the embedding,
+    and no others.
   - Tests from inside the server's container, and from here, whether the embedding service answers.
   - Secrets in environments are never shown. Services of DEV are never changed.
 attributes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from archon_align.docker.objects import (
+    Container,
     Port,
     inspected_container_of,
     listed_container_of,
@@ -134,6 +135,30 @@ def test_an_inspected_container_hides_its_environment() -> None:
     assert (found.started_at, found.health) == (None, "healthy")
     assert found.environment == {"KEY": SECRET}
     assert SECRET not in repr(found)
+
+
+def test_a_container_that_is_made_anew_in_the_same_way_is_configured_alike() -> None:
+    def inspected(number: str, note: str, image: str) -> Container:
+        return inspected_container_of(
+            {
+                "Id": number * 12,
+                "State": {"Status": "running"},
+                "Config": {
+                    "Image": image,
+                    "Hostname": number * 12,
+                    "Env": ["A=b", f"HOSTNAME={number * 12}"],
+                    "Labels": {"ours": "yes", "com.docker.compose.config-hash": note},
+                },
+                "HostConfig": {"CapAdd": ["B", "A"], "LogConfig": {"Path": f"/log/{number}"}},
+                "Mounts": [{"Destination": "/data", "Source": "/volumes/data", "Name": "data", "RW": True}],
+                "NetworkSettings": {"Networks": {"net": {"IPAddress": note, "IPAMConfig": None}}},
+            }
+        )
+
+    one, other, another = inspected("1", "x", "web"), inspected("2", "y", "web"), inspected("2", "y", "web2")
+    assert (one.environment, one.configuration) == (other.environment, other.configuration)
+    assert one.configuration != another.configuration
+    assert one.environment == {"A": "b"}
 
 
 @pytest.mark.parametrize("given", [{}, {"Id": "c", "Ports": [{}]}, [], "text", None])
