@@ -180,10 +180,10 @@ def _fails(failure: Failure) -> str:
             if run.end() == 0:
                 raise Wrong(f"the run did not fail:\n{run.output[-6000:]}")
             result = run.expect(failure.results, failure.cause, failure.phase)
-        if failure.keeps is None:
-            if f"{run.report['run_id']}:data" not in run.output:
-                raise Wrong(f"the restore point of what was kept is not named:\n{run.output[-6000:]}")
-            return f"{result}, the restore point is named"
+            if failure.keeps is None:
+                if f"{run.report['run_id']}:data" not in run.output:
+                    raise Wrong(f"the restore point of what was kept is not named:\n{run.output[-6000:]}")
+                return f"{result}, the restore point is named"
         require_same(before, failure.keeps)
     if failure.keeps and psql(_VECTORS) == "0":
         raise Wrong("verified vectors were not kept")
