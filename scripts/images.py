@@ -168,9 +168,31 @@ def build(image: Image) -> float:
     return time.monotonic() - started
 
 
+def _missing(names: set[str]) -> list[Image]:
+    return [image for image in IMAGES if image.name in names and not is_there(image.reference)]
+
+
+def unobtainable(names: set[str]) -> str:
+    """Why those of the named images that are not there cannot have their Debian packages, '' if they can. Installs nothing."""
+    for image in _missing(names):
+        command = [
+            "mmdebstrap",
+            "--simulate",
+            "--quiet",
+            *_LEAN,
+            f"--include={','.join(image.packages)}",
+            image.suite,
+            os.devnull,
+        ]
+        tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        if tried.returncode:
+            return f"no packages of Debian {image.suite} for the image {image.name}: {' '.join(tried.stderr.split())[-300:]}"
+    return ""
+
+
 def ensure(names: set[str]) -> None:
     """Build those of the named images that are not there, side by side, and say so. Raises CalledProcessError."""
-    missing = [image for image in IMAGES if image.name in names and not is_there(image.reference)]
+    missing = _missing(names)
     for image in missing:
         print(f"images: building {image.name} from Debian {image.suite} packages", flush=True)
     with ThreadPoolExecutor(len(IMAGES)) as pool:

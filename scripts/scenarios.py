@@ -98,6 +98,13 @@ def names() -> list[str]:
     return sorted(found.parent.name for found in (ROOT / "molecule").glob("*/molecule.yml"))
 
 
+def _images(chosen: list[str]) -> set[str]:
+    """The images that the containers of these scenarios are of."""
+    inventories = [path for name in chosen for path in (ROOT / "molecule" / name / "inventory").rglob("*.yml")]
+    kinds = "".join(path.read_text() for path in inventories)
+    return {image.name for image in images.IMAGES if image.name == "host" or f"scenario_kind: {image.name}" in kinds}
+
+
 def run(wanted: list[str], *, optional: bool) -> int:
     """Run scenarios one after the other, with the images they need."""
     if unknown := set(wanted) - set(names()):
@@ -106,17 +113,17 @@ def run(wanted: list[str], *, optional: bool) -> int:
             file=sys.stderr,
         )
         return WRONG_USAGE
-    if why := lacking():
+    if why := lacking() or images.unobtainable(needed := _images(wanted or names())):
         print(f"scenarios: NOT RUN: {', '.join(wanted or names())}: {why}")
         print(
-            f"  remedy: as root on a machine with {', '.join(PACKAGES)} (make molecule-setup installs them): make molecule"
+            f"  remedy: as root on a machine with {', '.join(PACKAGES)} (make molecule-setup installs them) and a Debian mirror: make molecule"
         )
         return 0 if optional else 1
     instance = os.environ.setdefault("ARCHON_SCENARIOS_INSTANCE", "0")
     folder = FOLDER / instance
     remove(instance, folder)
     try:
-        images.ensure({image.name for image in images.IMAGES})
+        images.ensure(needed)
     except subprocess.CalledProcessError as error:
         print(
             f"scenarios: an image could not be built: {error.cmd[0]} failed with exit code {error.returncode}",
