@@ -92,8 +92,8 @@ class Context:
     protected_names: tuple[str, ...] = PROTECTED_TABLES
     connect_timeout: float = 10.0
     statement_timeout: float = 300.0
-    lock_timeout: float = 0.8
-    lock_attempts: int = 40
+    lock_timeout: float = 0.5
+    lock_attempts: int = 60
     watched: tuple[Table, ...] = ()
 
     def __post_init__(self) -> None:

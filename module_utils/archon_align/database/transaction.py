@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -44,6 +45,8 @@ class LockMode(StrEnum):
 
 
 _STRENGTH = (LockMode.PROVE, LockMode.WRITE, LockMode.ALTER)
+# Seconds for a lock that nobody holds, where the try's time is over.
+_LOCKED_AT_ONCE = 0.05
 
 
 # Reading a table reads those below it (its partitions, or what inherits from it), and its rows' text is made by its columns' types.
@@ -126,11 +129,37 @@ def _replaced(tables: Sequence[Table]) -> AlignError:
     )
 
 
+class _TryEnded(Exception):
+    """A try for the locks has lasted as long as it may."""
+
+
 def _lock(session: Session, locks: Mapping[Table, LockMode], *, backwards: bool) -> None:
-    """In the order of the tables' names, or against it; neighbours that need the same mode are one statement, locked in its order."""
+    """In the order of the tables' names, or against it; neighbours that need the same mode are one statement, locked in its order.
+
+    All of it takes the lock timeout at most: the server's own lock_timeout begins anew with each table, and while one is waited
+    for, users wait for those that are held. Raises _TryEnded, or what the server says.
+    """
+    deadline = time.monotonic() + session.context.lock_timeout
+    former = session.value("SHOW statement_timeout")
     for mode, tables in groupby(sorted(locks, reverse=backwards), key=locks.__getitem__):
         names = sql.SQL(", ").join(table.identifier for table in tables)
-        session.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode.value)))
+        # A slow line alone shall not end a try: what is free is locked at once, however late.
+        milliseconds = int(1000 * max(deadline - time.monotonic(), _LOCKED_AT_ONCE))
+        _limit(session, f"{milliseconds}ms")
+        asked = time.monotonic()
+        try:
+            session.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode.value)))
+        except pg.QueryCanceled as error:
+            # Earlier than this limit, it was cancelled by a person.
+            if 1000 * (time.monotonic() - asked) < milliseconds:
+                raise
+            raise _TryEnded("a lock was not to be had in time") from error
+    _limit(session, former)
+
+
+def _limit(session: Session, timeout: str) -> None:
+    """Each statement of the open transaction takes no longer than `timeout`."""
+    session.rows("SELECT pg_catalog.set_config('statement_timeout', %s, true)", (timeout,))
 
 
 def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_lock: bool) -> None:
@@ -147,7 +176,7 @@ def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_
                 require_own_lock(session)
             _lock(session, locks, backwards=attempt % 2 == 0)
             return
-        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+        except (_TryEnded, pg.LockNotAvailable, pg.DeadlockDetected) as error:
             session.execute("ROLLBACK")
             if attempt == attempts:
                 raise lock_timeout(session, locks, error) from error
@@ -158,10 +187,11 @@ def _begin_locked(session: Session, locks: Mapping[Table, LockMode], *, require_
     raise AssertionError("unreachable: the last attempt either returned or raised")
 
 
-def lock_timeout(session: Session, locks: Mapping[Table, str], error: psycopg.Error) -> LockTimeout:
+def lock_timeout(session: Session, locks: Mapping[Table, str], error: Exception) -> LockTimeout:
     """The LockTimeout for locks that were not to be had, naming who holds them; needs a session outside a transaction."""
     holding = blockers(session, locks)
-    gone = f"{' '.join((error.diag.message_primary or str(error)).split())}; whoever held it has just let go"
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    gone = f"{' '.join((said or str(error)).split())}; whoever held it has just let go"
     return LockTimeout(
         "The table locks were not to be had.",
         object_name=f"{session.target.name}: {', '.join(map(str, sorted(locks)))}",

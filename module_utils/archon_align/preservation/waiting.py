@@ -34,7 +34,7 @@ FROM tree JOIN pg_class c ON c.oid = tree.oid GROUP BY 1, 2
 class Wait:
     """The locks of one transaction, and about how many seconds it holds them: users' writes wait that long at most.
 
-    It counts from when all are held; while they are asked for, a writer waits for at most archon_lock_timeout a try.
+    It counts from when all are held; while they are asked for, a writer waits for at most the context's lock timeout a try.
     """
 
     locks: Mapping[Table, LockMode]

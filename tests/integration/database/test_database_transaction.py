@@ -128,6 +128,65 @@ def test_a_writer_delays_us_but_is_never_the_victim(
         assert session.value("SELECT title FROM public.archon_tasks WHERE id = 1") == "user"
 
 
+def test_a_try_ends_in_time_whichever_of_its_tables_it_waits_for(
+    prod: str, make_context: Callable[..., Context], hold_run_lock: Callable
+) -> None:
+    """The first table is let go late in the try, the second never: users wait for the first all the while."""
+    hold_run_lock(prod)
+    context = make_context(prod, lock_timeout=4, lock_attempts=1)
+    with (
+        psycopg.connect(prod) as first,
+        psycopg.connect(prod) as second,
+        open_session(context, context.prod) as session,
+    ):
+        first.execute("LOCK TABLE archon_tasks IN ROW EXCLUSIVE MODE")
+        second.execute("LOCK TABLE other IN ROW EXCLUSIVE MODE")
+        letting_go = threading.Timer(3, first.rollback)
+        letting_go.start()
+        began = time.monotonic()
+        with pytest.raises(LockTimeout, match=r"public\.other"):
+            protected_transaction(session, lambda: None, locks={OTHER: LockMode.PROVE})
+        assert time.monotonic() - began < 6
+        letting_go.join()
+        assert session.value("SHOW statement_timeout") == "5min"
+
+
+def test_what_a_person_cancels_is_not_tried_again(
+    prod: str, make_context: Callable[..., Context], hold_run_lock: Callable
+) -> None:
+    hold_run_lock(prod)
+    context = make_context(prod, lock_timeout=600)
+    with (
+        psycopg.connect(prod) as user,
+        psycopg.connect(prod, autocommit=True) as person,
+        open_session(context, context.prod) as session,
+    ):
+        user.execute("LOCK TABLE archon_tasks IN ROW EXCLUSIVE MODE")
+        canceling = threading.Thread(target=cancel_when_waiting, args=(person, session.connection.info.backend_pid))
+        canceling.start()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            protected_transaction(session, lambda: None, locks={OTHER: LockMode.WRITE})
+        canceling.join()
+
+
+def test_the_time_for_locks_is_not_that_of_what_follows(
+    prod: str, make_context: Callable[..., Context], hold_run_lock: Callable
+) -> None:
+    hold_run_lock(prod)
+    context = make_context(prod)
+    with open_session(context, context.prod, statement_timeout=77) as session:
+        during, _ = protected_transaction(
+            session, lambda: session.value("SHOW statement_timeout"), locks={OTHER: LockMode.WRITE}
+        )
+        assert (during, session.value("SHOW statement_timeout")) == ("77s", "77s")
+
+
+def cancel_when_waiting(person: psycopg.Connection, pid: int) -> None:
+    waiting = b"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    while not person.execute(waiting, (pid,)).fetchall():
+        time.sleep(0.05)
+
+
 def test_check_mode_refuses_before_the_server_is_asked(prod: str, make_context: Callable[..., Context]) -> None:
     context = make_context(prod, check=True)
     with open_session(context, context.prod) as session:

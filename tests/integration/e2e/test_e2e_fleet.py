@@ -138,7 +138,7 @@ def test_a_fleet_from_its_prediction_to_a_second_run(
         "PROD b ü": ("passed", "changed"),
         "hopeless": ("failed", "decision_needed"),
         "prod-d": ("passed", "changed"),
-    }
+    }, {name: one["error"] for name, one in found.items()}
     # By the databases themselves: what could be mended is, and the one that could not is as it was.
     for name in ("canary", "PROD b ü", "prod-d"):
         assert (fleet.value(name, _MISSING), fleet.value(name, _MADE)) == (0, True), name
