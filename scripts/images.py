@@ -141,6 +141,11 @@ def is_there(reference: str) -> bool:
     return subprocess.run(["podman", "image", "exists", reference], check=False, timeout=60).returncode == 0
 
 
+def _mmdebstrap(image: Image, archive: str, *options: str) -> list[str]:
+    """The command that makes an archive of the new system."""
+    return ["mmdebstrap", "--quiet", *_LEAN, f"--include={','.join(image.packages)}", *options, image.suite, archive]
+
+
 def build(image: Image) -> float:
     """Make the image, whatever is there; returns the seconds. Raises CalledProcessError."""
     started = time.monotonic()
@@ -157,10 +162,7 @@ def build(image: Image) -> float:
                 f'--customize-hook=chroot "$1" {HOME}/bin/python -m compileall -q {site}/site-packages || true'
             )
         archive = folder / "image.tar"
-        subprocess.run(
-            ["mmdebstrap", "--quiet", *_LEAN, f"--include={','.join(image.packages)}", *hooks, image.suite, str(archive)],
-            check=True, timeout=_SECONDS,
-        )  # fmt: skip
+        subprocess.run(_mmdebstrap(image, str(archive), *hooks), check=True, timeout=_SECONDS)
         subprocess.run(
             ["podman", "import", "--quiet", str(archive), image.reference],
             check=True, timeout=_SECONDS, stdout=subprocess.DEVNULL,
@@ -175,15 +177,7 @@ def _missing(names: set[str]) -> list[Image]:
 def unobtainable(names: set[str]) -> str:
     """Why those of the named images that are not there cannot have their Debian packages, '' if they can. Installs nothing."""
     for image in _missing(names):
-        command = [
-            "mmdebstrap",
-            "--simulate",
-            "--quiet",
-            *_LEAN,
-            f"--include={','.join(image.packages)}",
-            image.suite,
-            os.devnull,
-        ]
+        command = _mmdebstrap(image, os.devnull, "--simulate")
         tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
         if tried.returncode:
             return f"no packages of Debian {image.suite} for the image {image.name}: {' '.join(tried.stderr.split())[-300:]}"

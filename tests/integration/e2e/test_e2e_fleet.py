@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import pytest
 from jsonschema import Draft202012Validator
+from psycopg.conninfo import conninfo_to_dict
 
 from lab.embedding_service import RunningService, serve
 from lab.world import Lab
@@ -92,8 +93,13 @@ def kill_worker(fleet: Fleet, name: str, process: subprocess.Popen[bytes]) -> No
                 " AND application_name LIKE 'align embeddings %' AND client_port > 0"
             ).fetchall()
         ports = {port for (port,) in rows}
-        found = {one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port in ports and one.pid}
-        found = {pid for pid in found if psutil.Process(pid).name() != "postgres"}
+        # The same port may be another process's towards another server.
+        server = int(conninfo_to_dict(fleet.dsn(name))["port"])
+        found = {
+            one.pid
+            for one in psutil.net_connections("tcp")
+            if one.pid and one.laddr and one.laddr.port in ports and one.raddr and one.raddr.port == server
+        }
         if found:
             os.kill(min(found), signal.SIGKILL)
             return
