@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from archon_align.embedded.server import EmbeddedServer
+from psycopg.conninfo import conninfo_to_dict
 
 from lab.world import Lab
 
@@ -121,3 +123,21 @@ class World:
         while left := self.leftovers():
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
+
+
+def clients(dsn: str, phase: str) -> set[int]:
+    """The processes on this machine that have a session of this phase in this database."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        sessions = connection.execute(
+            "SELECT client_port FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE %s AND client_port > 0",
+            (f"align {phase} %",),
+        ).fetchall()
+    ports = {port for (port,) in sessions}
+    # The same port may be another process's towards another server.
+    server = int(conninfo_to_dict(dsn)["port"])
+    return {
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.pid and one.laddr and one.laddr.port in ports and one.raddr and one.raddr.port == server
+    }

@@ -13,16 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 from jsonschema import Draft202012Validator
-from psycopg.conninfo import conninfo_to_dict
 
 from lab.embedding_service import RunningService, serve
 from lab.world import Lab
 from tests.support.fleet import BROKEN, HEALTHY, HOPELESS, Fleet
-from tests.support.world import ROOT
+from tests.support.world import ROOT, clients
 
 pytestmark = pytest.mark.timeout(1800)
 WORKERS = ("w-1", "worker zwei ü", "shipped")
@@ -87,20 +85,7 @@ def kill_worker(fleet: Fleet, name: str, process: subprocess.Popen[bytes]) -> No
     while True:
         assert time.monotonic() < deadline
         assert process.poll() is None, fleet.output[-8000:]
-        with psycopg.connect(fleet.dsn(name), autocommit=True) as connection:
-            rows = connection.execute(
-                "SELECT client_port FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name LIKE 'align embeddings %' AND client_port > 0"
-            ).fetchall()
-        ports = {port for (port,) in rows}
-        # The same port may be another process's towards another server.
-        server = int(conninfo_to_dict(fleet.dsn(name))["port"])
-        found = {
-            one.pid
-            for one in psutil.net_connections("tcp")
-            if one.pid and one.laddr and one.laddr.port in ports and one.raddr and one.raddr.port == server
-        }
-        if found:
+        if found := clients(fleet.dsn(name), "embeddings"):
             os.kill(min(found), signal.SIGKILL)
             return
         time.sleep(0.1)

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 import yaml
@@ -24,7 +23,7 @@ from archon_align.schema import phase as schema
 
 from lab.embedding_service import RunningService, serve
 from lab.world import Lab
-from tests.support.world import World
+from tests.support.world import World, clients
 
 pytestmark = pytest.mark.timeout(1800)
 ROWS = 1_792
@@ -102,13 +101,7 @@ def finish(world: World, process: subprocess.Popen[str]) -> tuple[dict[str, Any]
 
 def at_work(world: World) -> set[int]:
     """The processes of the embedding workers, by the sessions they have at PROD."""
-    with psycopg.connect(world.dsn("prod"), autocommit=True) as connection:
-        sessions = connection.execute(
-            "SELECT client_port FROM pg_stat_activity WHERE application_name LIKE 'align embeddings %' AND client_port > 0"
-        ).fetchall()
-    ports = {port for (port,) in sessions}
-    found = {one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port in ports and one.pid}
-    return {pid for pid in found if psutil.Process(pid).name() != "postgres"}
+    return clients(world.dsn("prod"), "embeddings")
 
 
 def together(world: World, process: subprocess.Popen[str], services: list[RunningService], number: int) -> set[int]:
