@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import orjson
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from archon_align.embedding.kinds import KINDS
 from archon_align.embedding.phase import Options
 from archon_align.embedding.ranges import Ranges
 from archon_align.embedding.tables import find_table, vector_type
+from numpy.typing import NDArray
 
 from lab.embedding_service import RunningService, serve
 
@@ -28,8 +30,15 @@ def query(dsn: str, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def vectors(dsn: str) -> dict[int, str]:
-    return dict(query(dsn, "SELECT id, embedding::text FROM archon_crawled_pages"))  # type: ignore[arg-type]
+def vectors(dsn: str) -> dict[int, NDArray[np.float64]]:
+    rows = query(dsn, "SELECT id, embedding::text FROM archon_crawled_pages")
+    return {number: np.array(orjson.loads(text)) for number, text in rows}
+
+
+def assert_same(found: dict[int, NDArray[np.float64]], expected: dict[int, NDArray[np.float64]]) -> None:
+    """The last digits of a vector depend on the texts that it was made beside, on some processors."""
+    assert found.keys() == expected.keys()
+    assert [number for number in found if not np.allclose(found[number], expected[number], rtol=0, atol=1e-6)] == []
 
 
 @pytest.fixture
@@ -51,7 +60,7 @@ def test_the_prefix_of_the_vectors_that_are_there_is_used(
         "source": "evidence",
         "evidence": ...,
     }
-    assert vectors(prod) == before
+    assert_same(vectors(prod), before)
 
 
 def test_stale_vectors_are_rebuilt_when_asked_for_and_only_then(
@@ -74,7 +83,7 @@ def test_stale_vectors_are_rebuilt_when_asked_for_and_only_then(
 
     done = phase.run(ready, options(scope="stale"))
     assert (done.status, done.details["embeddings"]["rebuilt"]) == ("changed", 43)
-    assert vectors(prod) == good
+    assert_same(vectors(prod), good)
     again = phase.run(ready, options(scope="stale"))
     assert (again.status, again.changed, again.statements) == ("aligned", False, [])
 
@@ -93,7 +102,7 @@ def test_a_mixed_source_keeps_the_vectors_that_are_right(
     service.forget_requests()
     done = phase.run(ready, options(scope="stale"))
     assert done.details["embeddings"]["rebuilt"] == 46
-    assert vectors(prod) == good
+    assert_same(vectors(prod), good)
     assert dict(query(prod, "SELECT id, xmin::text FROM archon_crawled_pages WHERE id % 2 = 1")) == xmin
 
 
