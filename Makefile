@@ -65,7 +65,7 @@ lint: setup-dev ## ruff, mypy --strict, yamllint, ansible-lint
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/lint.py
 
 test: lint ## Lint, unit and integration tests, and the scenarios default and faults where containers can run
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/python scripts/scenarios.py run --optional $(SCENARIOS_IN_TEST)
 
 molecule: molecule-setup ## Run the scenarios on containers: all, or SCENARIO='ssh rollback' (root; docs/scenarios.md)
