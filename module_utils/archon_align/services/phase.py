@@ -319,7 +319,9 @@ class _Work:
         details = telling.section(
             backend=self.backend, stack=self.options.where.stack, services=services, tested=tested
         )
-        return PhaseOutcome(PHASE, "aligned", findings=self.findings, details=details, error=reach.nobody(tested))
+        error = reach.nobody(tested)
+        status: Status = "failed" if error else "aligned"
+        return PhaseOutcome(PHASE, status, findings=self.findings, details=details, error=error)
 
     def _outcome(
         self, found: Opened | None, services: Sequence[Found], clocks: Clocks, steps: Sequence[_Step]

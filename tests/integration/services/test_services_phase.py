@@ -301,7 +301,7 @@ def test_reachability_is_tested_inside_and_here(portainer: StandIn, run: Run, pr
     change(prod, "UPDATE archon_settings SET value = 'http://127.0.0.1:9/v1' WHERE key = 'LLM_BASE_URL'")
     nobody = run(task="reachability")
     assert nobody.error is not None
-    assert nobody.error.code == "embedding_not_reached"
+    assert (nobody.status, nobody.error.code) == ("failed", "embedding_not_reached")
     assert "searches return nothing" in next(one.message for one in nobody.findings if one.severity == "error")
 
 
